@@ -1,0 +1,116 @@
+"""How does every command read its flags and end? One flags parser, one place for exit codes.
+
+absl's own `app.run` exits 1 for a bad flag and for `--help`, hides flags that another module
+defined, and parses into one global set that two commands in a process share. Here each command
+gets a `FlagValues` of its own, made when it starts:
+
+    exit 0  it worked, or `--help` was asked
+    exit 1  the input is at fault: one line on stderr, no traceback
+    exit 2  a flag or a flag's value is at fault: one line on stderr
+"""
+
+import inspect
+import os
+import signal
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+
+from absl import flags, logging
+
+from tce_tf import errors
+
+
+def parse(
+    define_flags: Callable[[flags.FlagValues], None], arguments: Sequence[str]
+) -> flags.FlagValues:
+    """Parses a command's arguments, `--flagfile` included. Where a flag is given twice the last wins.
+
+    Args:
+      define_flags: defines the command's flags on the `FlagValues` it is given.
+      arguments: what follows the program's name.
+
+    Raises:
+      flags.Error: unknown flag, bad value, missing required flag, or stray positional argument.
+      errors.UserError: a flag file that cannot be read.
+    """
+    values = flags.FlagValues()
+    define_flags(values)
+    try:
+        stray = values(["command", *arguments])[1:]
+    except OSError as error:
+        raise errors.UserError(f"--flagfile: cannot read {error.filename}: {error.strerror}") from error
+    if stray:
+        raise flags.Error(f"unexpected argument '{stray[0]}': every option starts with --")
+    return values
+
+
+def help_text(module_doc: str, program: str, values: flags.FlagValues) -> str:
+    """The text of `--help`: what the command does, then each flag with its meaning and default."""
+    lines = [inspect.cleandoc(module_doc), "", f"usage: {program} [flags]", "", "flags:"]
+    for name in values:
+        flag = values[name]
+        kind = flag.flag_type()
+        shown = f"  --[no]{name}" if kind == "bool" else f"  --{name}=<{_choices(flag) or kind}>"
+        default = "" if flag.default in (None, "") else f" (default: {_as_typed(flag)})"
+        lines.append(shown)
+        lines += textwrap.wrap(
+            flag.help + default, width=96, initial_indent="      ", subsequent_indent="      "
+        )
+    lines += [
+        "  --flagfile=<path>",
+        "      Reads flags from a file, one a line; # starts a comment. May be repeated.",
+        "  --help",
+        "      Shows this text.",
+    ]
+    return "\n".join(lines)
+
+
+def _choices(flag: flags.Flag) -> str:
+    return "|".join(getattr(flag.parser, "enum_values", None) or ())
+
+
+def _as_typed(flag: flags.Flag) -> str:
+    default = flag.default
+    return ",".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+
+
+def run(
+    main: Callable[[flags.FlagValues], None],
+    define_flags: Callable[[flags.FlagValues], None],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Runs a command and exits the process with the codes in this file's docstring.
+
+    Args:
+      main: takes the parsed flags; raises `errors.UserError` for anything a user can cause.
+      define_flags: defines the command's flags.
+      arguments: defaults to `sys.argv[1:]`.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    module = sys.modules[main.__module__]
+    program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.INFO)
+    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
+        values = flags.FlagValues()
+        define_flags(values)
+        print(help_text(module.__doc__ or "", program, values))
+        sys.exit(0)
+    try:
+        main(parse(define_flags, arguments))
+    except flags.Error as error:
+        _fail(f"{error} (see {program} --help)", 2)
+    except errors.UserError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of our output (head, less) went away; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

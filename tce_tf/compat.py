@@ -1,0 +1,33 @@
+"""What differs between Keras 2.15 (Python 3.11) and Keras 3 (current)? Everything that does is here."""
+
+import keras
+import tensorflow as tf
+
+KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
+
+# `add_weight` keyword that keeps a weight in float32 under a mixed-precision policy.
+NO_AUTOCAST = {"autocast": False} if KERAS_3 else {"experimental_autocast": False}
+
+
+def tf_variable(weight) -> tf.Variable:
+    """The `tf.Variable` behind what `add_weight` returned."""
+    return weight.value if KERAS_3 else weight
+
+
+def variable_name(weight) -> str:
+    """A weight's own short name, without scopes and output number: `kernel`, `gamma`, ..."""
+    return weight.name.split("/")[-1].split(":")[0]
+
+
+def slot_index(optimizer: keras.optimizers.Optimizer, weight) -> int:
+    """The position of a weight among those the optimizer was built for."""
+    if KERAS_3:
+        return optimizer._get_variable_index(weight)
+    return optimizer._index_dict[optimizer._var_key(weight)]
+
+
+def add_slot(optimizer: keras.optimizers.Optimizer, weight, name: str):
+    """A zero variable of the weight's shape and dtype that belongs to the optimizer."""
+    if KERAS_3:
+        return optimizer.add_variable_from_reference(weight, name=name)
+    return optimizer.add_variable_from_reference(model_variable=weight, variable_name=name)

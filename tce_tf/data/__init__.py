@@ -1,0 +1,1 @@
+"""What turns video into training batches: layouts, decoding, shards, sampling, augmentation."""

@@ -1,0 +1,1 @@
+"""How good an encoder is: features of videos, nearest neighbours."""

@@ -1,0 +1,1 @@
+"""What is trained: backbones, heads, memory bank, losses, the TCE model."""

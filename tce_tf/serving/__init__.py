@@ -1,0 +1,1 @@
+"""How an encoder leaves the project: the exported module and its loader."""

@@ -1,0 +1,1 @@
+"""How training runs: the loop, checkpoints and resume, strategies, monitors."""
