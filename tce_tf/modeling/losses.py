@@ -1,0 +1,77 @@
+"""How far are the embeddings from what TCE asks? NCE, InfoNCE and the rotation loss.
+
+All scores come from one product `anchor bank^T` [B, N]: a negative's score is an entry of it, so no
+[B, K, D] tensor of negative vectors is gathered and none appears in the gradient.
+"""
+
+import tensorflow as tf
+
+# Published code's guard against log 0 (loss/NCECriterion.py).
+NCE_EPSILON = 1e-7
+
+
+def contrastive_scores(
+    anchor: tf.Tensor, positive: tf.Tensor, similarity: tf.Tensor, negatives: tf.Tensor
+) -> tf.Tensor:
+    """Cosine scores of each anchor with its positive and its negatives.
+
+    Args:
+      anchor: float [B, D], unit norm.
+      positive: float [B, D], unit norm.
+      similarity: float [B, N], `anchor bank^T`.
+      negatives: int [B, K], bank rows.
+
+    Returns:
+      float [B, 1 + K] in [-1, 1] (bank rows are of unit norm once written), the positive first.
+    """
+    positive_scores = tf.reduce_sum(anchor * positive, axis=1, keepdims=True)
+    return tf.concat([positive_scores, tf.gather(similarity, negatives, batch_dims=1)], axis=1)
+
+
+def mean_exponential(scores: tf.Tensor, temperature: float) -> tf.Tensor:
+    """The batch mean of exp(s / T) over [B, 1 + K] scores: Z / N. Carries no gradient."""
+    return tf.reduce_mean(tf.exp(tf.stop_gradient(scores) / temperature))
+
+
+def nce_loss(
+    scores: tf.Tensor, normalizer: tf.Tensor, num_videos: int, temperature: float
+) -> tf.Tensor:
+    """Noise-contrastive estimation against uniform noise (TCE eq. 3; Wu et al. 2018, eq. 5-7).
+
+    With h = exp(s / T) / Z, m = K and noise probability Pn = 1 / N,
+
+        loss = -mean_b [ log h+ / (h+ + m Pn + eps) + sum_k log m Pn / (h-_k + m Pn + eps) ]
+
+    Args:
+      scores: float [B, 1 + K], the positive first.
+      normalizer: scalar Z, taken as a constant.
+      num_videos: N.
+      temperature: T.
+
+    Returns:
+      Scalar of the scores' dtype.
+    """
+    num_negatives = tf.cast(tf.shape(scores)[1] - 1, scores.dtype)
+    noise = num_negatives / tf.cast(num_videos, scores.dtype)
+    model = tf.exp(scores / temperature) / tf.stop_gradient(normalizer)
+    log_positive = tf.math.log(model[:, 0] / (model[:, 0] + noise + NCE_EPSILON))
+    log_negatives = tf.math.log(noise / (model[:, 1:] + noise + NCE_EPSILON))
+    return -tf.reduce_mean(log_positive + tf.reduce_sum(log_negatives, axis=1))
+
+
+def info_nce_loss(scores: tf.Tensor, temperature: float) -> tf.Tensor:
+    """InfoNCE (van den Oord et al. 2018): cross-entropy of picking the positive by softmax(s / T).
+
+    Args:
+      scores: float [B, 1 + K], the positive first.
+      temperature: T.
+    """
+    logits = scores / temperature
+    return tf.reduce_mean(tf.reduce_logsumexp(logits, axis=1) - logits[:, 0])
+
+
+def rotation_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """Mean cross-entropy of the rotation classifier: logits [B, 4], labels int [B] in 0..3."""
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits)
+    )
