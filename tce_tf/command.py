@@ -9,6 +9,7 @@ gets a `FlagValues` of its own, made when it starts:
     exit 2  a flag or a flag's value is at fault: one line on stderr
 """
 
+import dataclasses
 import inspect
 import os
 import signal
@@ -43,6 +44,27 @@ def parse(
     if stray:
         raise flags.Error(f"unexpected argument '{stray[0]}': every option starts with --")
     return values
+
+
+def define_from_dataclass(cls: type, flag_values: flags.FlagValues) -> None:
+    """Defines one flag for each field made by `config.setting`, typed by the field's default."""
+    define = {
+        bool: flags.DEFINE_bool,
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        str: flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(cls):
+        text, choices = field.metadata["help"], field.metadata["choices"]
+        if choices:
+            flags.DEFINE_enum(field.name, field.default, choices, text, flag_values=flag_values)
+        else:
+            define[type(field.default)](field.name, field.default, text, flag_values=flag_values)
+
+
+def to_dataclass(cls: type, values: flags.FlagValues):
+    """The dataclass that the flags of `define_from_dataclass` describe."""
+    return cls(**{field.name: values[field.name].value for field in dataclasses.fields(cls)})
 
 
 def help_text(module_doc: str, program: str, values: flags.FlagValues) -> str:
@@ -100,6 +122,8 @@ def run(
     try:
         main(parse(define_flags, arguments))
     except flags.Error as error:
+        _fail(f"{error} (see {program} --help)", 2)
+    except errors.FlagError as error:
         _fail(f"{error} (see {program} --help)", 2)
     except errors.UserError as error:
         _fail(str(error), 1)

@@ -31,3 +31,8 @@ def add_slot(optimizer: keras.optimizers.Optimizer, weight, name: str):
     if KERAS_3:
         return optimizer.add_variable_from_reference(weight, name=name)
     return optimizer.add_variable_from_reference(model_variable=weight, variable_name=name)
+
+
+LossScaleOptimizer = (
+    keras.optimizers.LossScaleOptimizer if KERAS_3 else keras.mixed_precision.LossScaleOptimizer
+)

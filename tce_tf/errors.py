@@ -2,8 +2,12 @@
 
 
 class UserError(Exception):
-    """Bad input, a bad path or a contradiction between flags.
+    """Bad input, a bad path or contradicting settings.
 
     The message is one line. It names the file, flag or record and says what to do. `command.run`
     prints it on stderr and exits 1; from Python it is an ordinary exception.
     """
+
+
+class FlagError(UserError):
+    """A setting outside its range, whatever the input: `command.run` exits 2."""

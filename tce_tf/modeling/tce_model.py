@@ -136,6 +136,13 @@ class TCEModel(keras.Model):
         features = self.backbone(images, training=training)
         return {"features": features, "embeddings": self.projection(features)}
 
+    @property
+    def optimized_weights(self) -> list:
+        """The weights that the loss reaches: the rotation head is left out at weight 0."""
+        if self.objective.rotation_weight:
+            return self.trainable_weights
+        return self.backbone.trainable_weights + self.projection.trainable_weights
+
     def choose_negatives(self, similarity, video_index, step):
         """Bank rows int32 [B, K] for each anchor, and how many of them were mined, int32 [B].
 
@@ -219,9 +226,7 @@ class TCEModel(keras.Model):
                 scaled_loss = self.optimizer.get_scaled_loss(scaled_loss)
             elif hasattr(self.optimizer, "scale_loss"):  # Keras 3; the plain ones return it as is
                 scaled_loss = self.optimizer.scale_loss(scaled_loss)
-        weights = self.trainable_weights
-        if not objective.rotation_weight:
-            weights = self.backbone.trainable_weights + self.projection.trainable_weights
+        weights = self.optimized_weights
         gradients = tape.gradient(scaled_loss, [compat.tf_variable(w) for w in weights])
         if hasattr(self.optimizer, "get_unscaled_gradients"):
             gradients = self.optimizer.get_unscaled_gradients(gradients)

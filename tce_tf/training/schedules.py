@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from tce_tf import errors
-
 
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """A constant rate that is multiplied by `decay_factor` at each of the given steps.
@@ -39,15 +37,6 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
         }
 
 
-def decay_steps(decay_epochs: Sequence[int], epochs: int, steps_per_epoch: int) -> list[int]:
-    """Steps at which the rate drops: "after epoch 25" is step 25 x steps_per_epoch, from 0.
-
-    Raises:
-      errors.UserError: an epoch that is not in 1..epochs, or not ascending.
-    """
-    decay_epochs = list(decay_epochs)
-    if sorted(set(decay_epochs)) != decay_epochs or any(e < 1 for e in decay_epochs):
-        raise errors.UserError(
-            f"--decay_epochs={','.join(map(str, decay_epochs))}: give ascending epochs from 1"
-        )
-    return [epoch * steps_per_epoch for epoch in decay_epochs if epoch < epochs]
+def decay_steps(decay_epochs: Sequence[int], steps_per_epoch: int) -> list[int]:
+    """Steps from which the rate is lower: "after epoch 25" is step 25 x steps_per_epoch, from 0."""
+    return [epoch * steps_per_epoch for epoch in decay_epochs]

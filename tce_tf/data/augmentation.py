@@ -1,0 +1,252 @@
+"""How do uint8 frames become the three views? On the device, from the draws of the batch alone.
+
+Nothing here draws a random number, so the same batch gives the same views on every device, and all
+of `training_views` compiles under XLA.
+
+The colour chain is one affine map per image. With Y = w.rgb the luma and C = rgb - Y the chroma,
+brightness is b(Y + C), contrast c(Y + C) + (1 - c) mean(Y), saturation Y + sC, and hue turns C in
+the plane of YIQ. On (Y, C) these are scalings and a rotation, which commute; contrast's mean is
+scaled by brightness alike before and after. Hence no random order of operations: it matters in
+torchvision only through the clipping to [0, 1] after each operation, which happens once here. A
+test bounds the difference from the per-image chain.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tce_tf.data import sampling
+
+# torchvision's ImageNet statistics, which the published code uses.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# TCE config: RandomApply of channel grey, and ColorJitter(0.5, 0.5, 0.5, 0.25).
+GREY_PROB = 0.5
+BRIGHTNESS = CONTRAST = SATURATION = 0.5
+HUE_TURNS = 0.25
+
+_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_LUMA = _RGB_TO_YIQ[0]
+# rgb -> chroma, and rgb -> chroma turned by a quarter in the direction of rising HSV hue.
+_CHROMA = np.eye(3) - np.outer(np.ones(3), _LUMA)
+_QUARTER_TURN = np.array([[0.0, 0, 0], [0, 0, 1], [0, -1, 0]])
+_TURNED_CHROMA = np.linalg.inv(_RGB_TO_YIQ) @ _QUARTER_TURN @ _RGB_TO_YIQ
+
+
+def training_views(batch: Mapping[str, tf.Tensor], *, image_size: int) -> dict[str, tf.Tensor]:
+    """The views of DESIGN section 2 from a batch of `pipeline.TrainingInput`.
+
+    Args:
+      batch: as `TrainingInput.element_spec`: frames uint8 [B, H, W, 3], of which the upper left
+        `frame_sizes` [B, 2] count if that key is there; draws float32 [B, NUM_DRAWS]; video_index
+        int64 [B]. H and W must be known statically.
+      image_size: S.
+
+    Returns:
+      `anchor`, `positive`, `rotated`: float32 [B, S, S, 3], ImageNet-normalised. Anchor and
+      positive are flipped alike; `rotated` is turned counter-clockwise by 90 degrees times
+      `rotation_label`, int32 [B] in 0..3 (`np.rot90(image, label)`). `video_index` passes through.
+    """
+    draws = batch["draws"]
+    sizes = batch.get("frame_sizes")
+
+    def column(name):
+        return draws[:, sampling.VIEW_COLUMN[name]]
+
+    views = {}
+    rotation_label = tf.cast(column("rotation") * 4, tf.int32)
+    for view in sampling.VIEWS:
+        images = resize_to_square(batch[f"{view}_frames"], image_size, sizes)
+        is_rotated = view == "rotated"
+        images = flip(images, column("rotated_flip" if is_rotated else "flip") < 0.5)
+        if is_rotated:
+            images = rotate(images, rotation_label)
+        colours = {name: column(f"{view}_{name}") for name in sampling.COLOUR_COLUMNS}
+        views[view] = normalize(jitter_colours(images, colours))
+    views["rotation_label"] = rotation_label
+    views["video_index"] = batch["video_index"]
+    return views
+
+
+def compile_training_views(*, image_size: int, jit_compile: bool = True):
+    """`training_views` as a `tf.function` of the batch, compiled by XLA unless told otherwise."""
+    return tf.function(
+        lambda batch: training_views(batch, image_size=image_size), jit_compile=jit_compile
+    )
+
+
+def normalize(images: tf.Tensor) -> tf.Tensor:
+    """Images float [..., 3] in [0, 1] to zero mean and unit variance over ImageNet."""
+    mean = tf.constant(IMAGENET_MEAN, images.dtype)
+    std = tf.constant(IMAGENET_STD, images.dtype)
+    return (images - mean) / std
+
+
+def preprocess_evaluation(
+    frames: tf.Tensor, *, image_size: int, resize_mode: str = "crop"
+) -> tf.Tensor:
+    """Whole frames to the squares that the encoder sees outside of training.
+
+    Core TensorFlow ops and any H, W: it is part of the exported model. Not compiled by XLA.
+
+    Args:
+      frames: uint8 [B, H, W, 3] in [0, 255].
+      image_size: S.
+      resize_mode: "crop" for the central square of side `sampling.crop_side`, "squash" for all.
+
+    Returns:
+      float32 [B, S, S, 3] in [0, 1], not normalised.
+    """
+    if resize_mode == "crop":
+        shape = tf.shape(frames)
+        height, width = shape[1], shape[2]
+        side = sampling.crop_side(tf.minimum(height, width))
+        top, left = (height - side) // 2, (width - side) // 2
+        frames = frames[:, top : top + side, left : left + side]
+    elif resize_mode != "squash":
+        raise ValueError(f"resize_mode {resize_mode!r} is neither 'crop' nor 'squash'")
+    resized = tf.image.resize(frames, [image_size, image_size], "bilinear", antialias=True)
+    return tf.ensure_shape(resized, [None, image_size, image_size, 3]) / 255
+
+
+def resize_to_square(
+    images: tf.Tensor, image_size: int, sizes: tf.Tensor | None = None
+) -> tf.Tensor:
+    """Bilinear antialiased resize, as `tf.image.resize(antialias=True)`, in a form XLA compiles.
+
+    It treats both axes and both directions alike, so that turning or flipping before or after
+    gives the same image: otherwise the rotation head could read the label off the blur.
+
+    Args:
+      images: uint8 [B, H, W, 3].
+      image_size: S.
+      sizes: int32 [B, 2], height and width of the part at the upper left that counts; None for
+        all of H, W.
+
+    Returns:
+      [B, S, S, 3] in the range of `images`: float32, or as they are if nothing is to be resized.
+    """
+    height, width = images.shape[1:3]
+    if sizes is None:
+        if height == width == image_size:
+            return images
+        rows, columns = (resize_matrix(side, side, image_size) for side in (height, width))
+    else:
+        rows = resize_matrix(sizes[:, :1, None, None], height, image_size)
+        columns = resize_matrix(sizes[:, 1:, None, None], width, image_size)
+    # One colour plane at a time: on the CPU a third cheaper than contracting [B, H, W, 3] in place.
+    planes = tf.transpose(tf.cast(images, tf.float32), [0, 3, 1, 2])
+    planes = tf.matmul(tf.matmul(rows, planes), columns, transpose_b=True)
+    return tf.transpose(planes, [0, 2, 3, 1])
+
+
+def resize_matrix(side, padded_side: int, image_size: int):
+    """Weights [..., image_size, padded_side] of a resize of the first `side` pixels, float32.
+
+    The triangle kernel with half-pixel centres, stretched by the scale when shrinking. Distances
+    are counted in units of 1 / (2 image_size), in integers, so that the matrix is symmetric to
+    the last bit.
+
+    Args:
+      side: int, or int32 tensor [..., 1, 1], at most `padded_side`.
+      padded_side: columns of the matrix; those beyond `side` are zero.
+      image_size: rows of the matrix.
+    """
+    xp = tf if tf.is_tensor(side) else np
+    pixels = np.arange(padded_side, dtype=np.int32)
+    outputs = np.arange(image_size, dtype=np.int32)[:, None]
+    distance = abs((2 * pixels + 1) * image_size - (2 * outputs + 1) * side)
+    reach = 2 * xp.maximum(side, image_size)
+    weights = xp.where((pixels < side) & (distance < reach), reach - distance, 0)
+    total = (xp.reduce_sum if xp is tf else np.sum)(weights, axis=-1, keepdims=True)
+    if xp is tf:
+        return tf.cast(weights, tf.float32) / tf.cast(total, tf.float32)
+    return weights.astype(np.float32) / total.astype(np.float32)
+
+
+def flip(images: tf.Tensor, is_flipped: tf.Tensor) -> tf.Tensor:
+    """Mirrors images [B, H, W, 3] left to right where `is_flipped` (bool [B])."""
+    return tf.where(is_flipped[:, None, None, None], tf.reverse(images, [2]), images)
+
+
+def rotate(images: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+    """Turns square images [B, S, S, 3] as `np.rot90(image, label)`; label int32 [B] in 0..3."""
+    label = label[:, None, None, None]
+    transposed = tf.transpose(images, [0, 2, 1, 3])
+    turned = tf.where(label == 1, tf.reverse(transposed, [1]), images)
+    turned = tf.where(label == 2, tf.reverse(images, [1, 2]), turned)
+    return tf.where(label == 3, tf.reverse(transposed, [2]), turned)
+
+
+def jitter_colours(images: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Channel grey, then colour jitter, as one affine map per image and one clip.
+
+    Args:
+      images: [B, H, W, 3] in [0, 255], uint8 or float32.
+      draws: float32 [B] in [0, 1) under each of `sampling.COLOUR_COLUMNS`.
+
+    Returns:
+      float32 [B, H, W, 3] in [0, 1].
+    """
+    images = tf.cast(images, tf.float32)
+    matrix, offset = colour_maps(_mean_colours(images) / 255, draws)
+    matrix = (matrix / 255)[:, None, None]
+    offset = offset[:, None, None]
+    red, green, blue = tf.unstack(images, axis=-1)
+    # Plane by plane: measured as the fastest form under XLA on the CPU once flip and rotation are
+    # fused with it (half of an einsum or of a broadcast sum over channels).
+    mapped = [
+        red * matrix[..., i, 0] + green * matrix[..., i, 1] + blue * matrix[..., i, 2] + offset
+        for i in range(3)
+    ]
+    return tf.clip_by_value(tf.stack(mapped, axis=-1), 0.0, 1.0)
+
+
+def colour_maps(means: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The affine map of each image's colours: rgb -> matrix @ rgb + offset.
+
+    Args:
+      means: float32 [B, 3] in [0, 1], each image's mean colour, for the contrast.
+      draws: float32 [B] in [0, 1) under each of `sampling.COLOUR_COLUMNS`.
+
+    Returns:
+      matrix float32 [B, 3, 3], and offset float32 [B], the same for the three channels.
+    """
+    brightness = _factor(draws["brightness"], BRIGHTNESS)
+    contrast = _factor(draws["contrast"], CONTRAST)
+    saturation = _factor(draws["saturation"], SATURATION)[:, None, None]
+    angle = (2 * np.pi * HUE_TURNS) * (2 * draws["hue"][:, None, None] - 1)
+
+    luma = tf.constant(np.outer(np.ones(3), _LUMA), tf.float32)
+    chroma = tf.constant(_CHROMA, tf.float32)
+    turned_chroma = tf.constant(_TURNED_CHROMA, tf.float32)
+    turned = tf.cos(angle) * chroma + tf.sin(angle) * turned_chroma
+    matrix = (brightness * contrast)[:, None, None] * (luma + saturation * turned)
+
+    # Every output takes the one channel; grey has no chroma, so only the luma row is left of it.
+    channel = tf.one_hot(tf.cast(draws["grey_channel"] * 3, tf.int32), 3)
+    is_grey = (draws["grey"] < GREY_PROB)[:, None]
+    grey = (brightness * contrast)[:, None] * channel
+    matrix = tf.where(is_grey[:, :, None], tf.tile(grey[:, None, :], [1, 3, 1]), matrix)
+
+    weights = tf.where(is_grey, channel, tf.constant(_LUMA[None], tf.float32))
+    mean_luma = tf.reduce_sum(means * weights, axis=-1)
+    return matrix, brightness * (1 - contrast) * mean_luma
+
+
+def _mean_colours(images: tf.Tensor) -> tf.Tensor:
+    """Mean colours [B, 3] of images float32 [B, H, W, 3].
+
+    The sum over H is a matrix product: XLA on the CPU does not vectorise a plain reduction here.
+    """
+    height, width = images.shape[1:3]
+    rows = tf.reshape(images, [-1, height, width * 3])
+    sums = tf.reshape(tf.einsum("h,bhk->bk", tf.ones([height]), rows), [-1, width, 3])
+    return tf.reduce_sum(sums, axis=1) / (height * width)
+
+
+def _factor(draw: tf.Tensor, spread: float) -> tf.Tensor:
+    """Uniform in [0, 1) to uniform in [1 - spread, 1 + spread)."""
+    return 1 + spread * (2 * draw - 1)

@@ -1,0 +1,51 @@
+"""Exports the encoder of a training run as a SavedModel for TF Serving, TF Hub and fine-tuning.
+
+    python -m tce_tf.export --workdir=runs/a --output=exported/a
+"""
+
+from absl import flags
+
+from tce_tf import command, errors
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the flags of export."""
+    flags.DEFINE_string(
+        "workdir", "", "Training workdir; its newest checkpoint.", flag_values=flag_values
+    )
+    flags.DEFINE_string(
+        "checkpoint",
+        "",
+        "A checkpoint of a run (.../checkpoints/ckpt-<step>) instead of its newest.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "output", "", "Folder of the model, as in exported/<name>.", flag_values=flag_values
+    )
+    flags.DEFINE_integer(
+        "version",
+        0,
+        "Version number; 0 takes one above the highest there.",
+        lower_bound=0,
+        flag_values=flag_values,
+    )
+
+
+def main(values: flags.FlagValues) -> None:
+    """Exports one encoder and prints where it is."""
+    workdir, checkpoint = values.workdir, values.checkpoint
+    if checkpoint and not workdir:
+        workdir = checkpoint.rsplit("/checkpoints/", 1)[0]
+    if not workdir or not values.output:
+        raise errors.FlagError("--output and one of --workdir, --checkpoint are needed")
+
+    from tce_tf.serving import export, loader
+
+    if loader.find_saved_model(workdir):
+        raise errors.UserError(f"--workdir={workdir} is an export already: give a training workdir")
+    encoder = loader.load_encoder(workdir, checkpoint=checkpoint or None)
+    print(export.export_encoder(encoder, values.output, values.version or None))
+
+
+if __name__ == "__main__":
+    command.run(main, define_flags)

@@ -1,0 +1,90 @@
+"""How does an encoder become a SavedModel that TF Serving and TF Hub users can load?"""
+
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+
+import tensorflow as tf
+
+from tce_tf import errors
+from tce_tf.serving import encoder_module
+
+CONFIG_ASSET = os.path.join("assets.extra", "tce_config.json")
+# They run Python code of this process, which a server does not have; the SavedModel writer lets
+# them pass, unlike operations of add-on libraries.
+_PYTHON_OPS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
+
+
+def export_encoder(
+    module: encoder_module.EncoderModule, output: str, version: int | None = None
+) -> str:
+    """Writes `output/<version>/` and returns its path.
+
+    Written under a temporary name and renamed, so that a server which watches the folder never
+    sees half an export.
+
+    Args:
+      module: the encoder.
+      output: folder of the model's versions.
+      version: a positive number; one above the highest there by default.
+
+    Raises:
+      errors.UserError: the version exists already, or the folder cannot be written.
+    """
+    os.makedirs(output, exist_ok=True)
+    if version is None:
+        version = max(versions(output), default=0) + 1
+    target = os.path.join(output, str(version))
+    if os.path.exists(target):
+        raise errors.UserError(f"{target} exists and is not overwritten: choose another --version")
+    size = module.config.image_size
+    for training in (False, True):  # traced now, or the loaded module could not be called
+        module.__call__.get_concrete_function(
+            tf.TensorSpec([None, None, None, 3], tf.float32, name="images"), training=training
+        )
+    temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=output)
+    try:
+        tf.saved_model.save(
+            module,
+            temporary,
+            signatures={
+                "serving_default": module.image_bytes,
+                "frames": module.frames,
+                "clip": module.clip,
+            },
+            options=tf.saved_model.SaveOptions(namespace_whitelist=[]),
+        )
+        foreign = operations(temporary) & _PYTHON_OPS
+        if foreign:
+            raise RuntimeError(f"the export for {size} px holds Python operations: {foreign}")
+        os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
+        with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
+            json.dump(dataclasses.asdict(module.config), file, indent=2)
+        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
+        os.rename(temporary, target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+def versions(output: str) -> list[int]:
+    """The version numbers in a model's folder."""
+    return [int(name) for name in os.listdir(output) if name.isdecimal()]
+
+
+def operations(path: str) -> set[str]:
+    """The kinds of operation in a SavedModel's graph and in its function library."""
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    saved = saved_model_pb2.SavedModel()
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        saved.ParseFromString(file.read())
+    found = set()
+    for meta_graph in saved.meta_graphs:
+        found.update(node.op for node in meta_graph.graph_def.node)
+        for function in meta_graph.graph_def.library.function:
+            found.update(node.op for node in function.node_def)
+    return found

@@ -1,0 +1,105 @@
+"""How is an encoder named on a command line? A SavedModel, a training workdir, or `none`."""
+
+import json
+import os
+
+import tensorflow as tf
+
+from tce_tf import errors
+from tce_tf.modeling import heads, resnet
+from tce_tf.serving import encoder_module, export
+
+
+def build_encoder(
+    config: encoder_module.EncoderConfig, *, seed: int = 0
+) -> encoder_module.EncoderModule:
+    """An encoder with fresh weights, as training starts with."""
+    backbone = resnet.ResNet(config.backbone, seed=seed)
+    projection = heads.ProjectionHead(config.embedding_width, seed=seed)
+    projection(backbone(tf.zeros([1, config.image_size, config.image_size, 3])))
+    return encoder_module.EncoderModule(config, backbone, projection)
+
+
+def load_encoder(
+    encoder: str,
+    *,
+    fallback: encoder_module.EncoderConfig | None = None,
+    checkpoint: str | None = None,
+    seed: int = 0,
+):
+    """The encoder that a user names.
+
+    Args:
+      encoder: a SavedModel folder with or without its version (the highest is taken), a training
+        workdir (its newest checkpoint), or `none` for fresh weights.
+      fallback: what `none` builds.
+      checkpoint: another checkpoint of the workdir.
+      seed: of the fresh weights.
+
+    Returns:
+      An object with the functions of `EncoderModule`: `frames`, `clip`, `image_bytes`, and the call.
+
+    Raises:
+      errors.UserError: nothing of the kind there.
+    """
+    if encoder == "none":
+        return build_encoder(fallback or encoder_module.EncoderConfig(), seed=seed)
+    saved_model = find_saved_model(encoder)
+    if saved_model:
+        try:
+            return tf.saved_model.load(saved_model)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            first = str(error).splitlines()[0]
+            raise errors.UserError(f"{saved_model} cannot be loaded: {first}") from error
+    if os.path.exists(os.path.join(encoder, "config.json")):
+        return _from_workdir(encoder, checkpoint)
+    raise errors.UserError(
+        f"--encoder={encoder}: neither a SavedModel folder, nor a training workdir, nor 'none'"
+    )
+
+
+def find_saved_model(path: str) -> str | None:
+    """The SavedModel in a folder or in its highest version; None where there is none."""
+    if os.path.exists(os.path.join(path, "saved_model.pb")):
+        return path
+    if os.path.isdir(path) and export.versions(path):
+        return find_saved_model(os.path.join(path, str(max(export.versions(path)))))
+    return None
+
+
+def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
+    """The config of an exported encoder or a workdir; None for a SavedModel of others."""
+    saved_model = find_saved_model(encoder)
+    path = os.path.join(saved_model, export.CONFIG_ASSET) if saved_model else None
+    if path and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            return encoder_module.EncoderConfig(**json.load(file))
+    path = os.path.join(encoder, "config.json")
+    if saved_model is None and os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            settings = json.load(file)["settings"]
+        names = encoder_module.EncoderConfig.__dataclass_fields__
+        return encoder_module.EncoderConfig(**{name: settings[name] for name in names})
+    return None
+
+
+def _from_workdir(workdir: str, checkpoint: str | None) -> encoder_module.EncoderModule:
+    try:
+        config = encoder_config(workdir)
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.UserError(f"{workdir}/config.json is damaged: {error!r}") from error
+    path = checkpoint or tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+    if path is None:
+        raise errors.UserError(f"{workdir} has no checkpoint yet: train first")
+    backbone = resnet.ResNet(config.backbone)
+    projection = heads.ProjectionHead(config.embedding_width)
+    projection(backbone(tf.zeros([1, config.image_size, config.image_size, 3])))
+    parts = tf.train.Checkpoint(backbone=backbone, projection=projection)
+    try:
+        # A run holds more (bank, optimizer); what the encoder needs must all be there.
+        status = tf.train.Checkpoint(model=parts).read(path)
+        status.assert_existing_objects_matched().expect_partial()
+    except (AssertionError, ValueError, tf.errors.OpError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise errors.UserError(f"checkpoint {path} cannot be read: {first[:200]}") from error
+    return encoder_module.EncoderModule(config, backbone, projection)

@@ -1,0 +1,85 @@
+"""Where do a run's numbers go? `metrics.jsonl`, TensorBoard, and a progress bar or log lines."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+
+import tensorflow as tf
+import tqdm
+from absl import logging
+
+
+class MetricsLog:
+    """Writes one JSON object per logged step, the same scalars to TensorBoard, and progress.
+
+    Args:
+      workdir: the run's folder.
+      start_step: steps already done; lines of `metrics.jsonl` after it are cut, because the run
+        will write them again.
+      total_steps: where the run will stop, for the time left.
+    """
+
+    def __init__(self, workdir: str, *, start_step: int, total_steps: int):
+        self._path = os.path.join(workdir, "metrics.jsonl")
+        cut_back(self._path, start_step)
+        self._file = open(self._path, "a", encoding="utf-8")
+        self._summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self._start_step, self._total_steps = start_step, total_steps
+        self._started = time.monotonic()
+        # A bar for a person who watches; lines for a log file.
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm.tqdm(total=total_steps, initial=start_step, unit="step", smoothing=0.05)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the scalars of a step."""
+        self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
+        self._file.flush()
+        with self._summaries.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def show(self, step: int, values: Mapping[str, float]) -> None:
+        """Shows progress, rate and time left."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix(
+                loss=f"{values['loss']:.3f}", frames=f"{values['frames_per_second']:.0f}/s"
+            )
+            return
+        seconds = (time.monotonic() - self._started) / max(step - self._start_step, 1)
+        logging.info(
+            "step %d/%d  loss %.4f  nce %.4f  rotation accuracy %.2f  %.0f frames/s  "
+            "input wait %.0f %%  %s left",
+            step, self._total_steps, values["loss"], values["nce_loss"],
+            values["rotation_accuracy"], values["frames_per_second"],
+            100 * values["input_wait_fraction"],
+            tqdm.tqdm.format_interval(seconds * (self._total_steps - step)),
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Flushes and closes everything."""
+        self._file.close()
+        self._summaries.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+def cut_back(path: str, step: int) -> None:
+    """Drops the lines of a metrics file after a step, and a half-written last line."""
+    if not os.path.exists(path):
+        return
+    kept = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except ValueError:  # the line being written when the process died
+                break
+            kept.append(line)
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.writelines(kept)
+    os.replace(f"{path}.tmp", path)

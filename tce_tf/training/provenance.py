@@ -1,0 +1,99 @@
+"""What does a run's result depend on? Settings, versions and data, saved beside it."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import tce_tf
+from tce_tf import config as config_lib
+from tce_tf import errors
+
+# Settings that say where to stop, what to show or where to run, not what is computed.
+FREE_SETTINGS = frozenset(
+    "workdir steps log_every checkpoint_every keep max_bad_fraction strategy jit export_dir "
+    "eval_train eval_test eval_every".split()
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that computes."""
+    return {
+        "tce_tf": tce_tf.__version__,
+        "python": platform.python_version(),
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def data_manifests(folders: Sequence[str]) -> list[dict[str, str]]:
+    """Each shard folder with the SHA-256 of its manifest, which names every shard and video."""
+    found = []
+    for folder in folders:
+        with tf.io.gfile.GFile(os.path.join(folder, "manifest.json"), "rb") as file:
+            found.append({"folder": folder, "manifest": hashlib.sha256(file.read()).hexdigest()})
+    return found
+
+
+def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[str]) -> None:
+    """Writes `config.json` and `flags.txt`, or compares them with those of the run to resume.
+
+    Raises:
+      errors.UserError: the workdir holds a run with settings or data that change its numbers.
+    """
+    path = os.path.join(workdir, "config.json")
+    settings = dataclasses.asdict(config)
+    manifests = data_manifests(folders)
+    if os.path.exists(path):
+        before = read_config(workdir)
+        changed = [
+            f"--{name}: {before['settings'].get(name)!r} then, {value!r} now"
+            for name, value in settings.items()
+            if name not in FREE_SETTINGS
+            and name != "data"
+            and before["settings"].get(name) != value
+        ]
+        if [m["manifest"] for m in before["data"]] != [m["manifest"] for m in manifests]:
+            changed.append(f"--data: the shards in {config.data} are others than the run's")
+        if changed:
+            raise errors.UserError(
+                f"{workdir} holds a run with other settings ({'; '.join(changed)}): "
+                "resume with the same ones or take another --workdir"
+            )
+    content = {"settings": settings, "versions": versions(), "data": manifests}
+    _write_aside(path, json.dumps(content, indent=2) + "\n")
+    flags = [
+        f"--{name}={value}" if not isinstance(value, bool) else f"--{'' if value else 'no'}{name}"
+        for name, value in settings.items()
+    ]
+    _write_aside(os.path.join(workdir, "flags.txt"), "\n".join(flags) + "\n")
+
+
+def read_config(workdir: str) -> dict:
+    """The content of a workdir's `config.json`: `settings`, `versions`, `data`.
+
+    Raises:
+      errors.UserError: not a workdir, or a damaged file.
+    """
+    path = os.path.join(workdir, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+        return {key: content[key] for key in ("settings", "versions", "data")}
+    except OSError as error:
+        raise errors.UserError(f"{path}: {error.strerror}: not a training workdir") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.UserError(f"{path}: not a config written by train ({error})") from error
+
+
+def _write_aside(path: str, text: str) -> None:
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.tmp", path)

@@ -1,0 +1,243 @@
+"""How does a training run go, from settings to checkpoints and export?"""
+
+import dataclasses
+import math
+import os
+import time
+
+import tensorflow as tf
+from absl import logging
+
+from tce_tf import compat, errors
+from tce_tf import config as config_lib
+from tce_tf.data import augmentation, pipeline, sampling, shard_reader
+from tce_tf.evaluation import video_features
+from tce_tf.modeling import tce_model
+from tce_tf.serving import encoder_module, export
+from tce_tf.training import (
+    checkpoints,
+    metrics_log,
+    optimizers,
+    provenance,
+    schedules,
+    strategies,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves: the step it stopped at, its last logged scalars, the export if any."""
+
+    step: int
+    metrics: dict[str, float]
+    export_path: str | None
+
+
+def train(config: config_lib.TrainConfig) -> TrainResult:
+    """Trains, or resumes, the run that the settings describe.
+
+    Raises:
+      errors.UserError: bad data, settings that contradict the data or the run in the workdir, too
+        many unreadable frames, or a loss that is no longer finite.
+    """
+    for name in ("data", "workdir"):
+        config_lib.check(bool(getattr(config, name)), name, getattr(config, name), "given")
+    folders = config_lib.split_paths(config.data)
+    reader = shard_reader.ShardReader(folders)
+    strategy = strategies.make_strategy(config.strategy)
+    strategies.check_batch_size(config.batch_size, strategy)
+    os.makedirs(config.workdir, exist_ok=True)
+    provenance.save_config(config.workdir, config, folders)
+
+    inputs = _make_input(config, reader)
+    total_steps = inputs.steps_per_epoch * config.epochs
+    last_step = min(config.steps or total_steps, total_steps)
+    with strategy.scope():
+        model = build_model(config, reader, total_steps=total_steps)
+        schedule = schedules.Schedule(
+            config.learning_rate,
+            schedules.decay_steps(config.decay_epoch_list, inputs.steps_per_epoch),
+            config.decay_factor,
+        )
+        optimizer = _make_optimizer(config, schedule, model)
+    store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
+    start_step = store.restore() or 0
+    if start_step:
+        logging.info("resumed from step %d", start_step)
+    logging.info(
+        "%d videos, %d steps an epoch, %d steps in all, %d replica(s), %s",
+        len(reader.names), inputs.steps_per_epoch, last_step, strategy.num_replicas_in_sync,
+        config.backbone,
+    )  # fmt: skip
+
+    metrics: dict[str, float] = {}
+    if start_step < last_step:
+        loop = _Loop(config, strategy, model, schedule, inputs, store)
+        with pipeline.user_errors():
+            metrics = loop.run(reader, start_step, last_step)
+    export_path = None
+    if config.export_dir:
+        export_path = export.export_encoder(encoder_of(model, config), config.export_dir)
+        logging.info("exported to %s", export_path)
+    return TrainResult(last_step, metrics, export_path)
+
+
+def build_model(
+    config: config_lib.TrainConfig, reader: shard_reader.ShardReader, *, total_steps: int
+) -> tce_model.TCEModel:
+    """The TCE model of a run, every weight made. Call inside the strategy's scope.
+
+    Raises:
+      errors.UserError: more negatives than the data can give.
+    """
+    gap = sampling.parse_frame_gap(config.frame_gap)
+    live_rows = reader.rows[sampling.trainable_videos(reader.num_frames, gap)]
+    if config.num_negatives > len(live_rows) - 1:
+        raise errors.UserError(
+            f"--num_negatives={config.num_negatives} needs at least {config.num_negatives + 1} "
+            f"videos, {config.data} has {len(live_rows)}: use {len(live_rows) - 1} or fewer"
+        )
+    shared = {field.name for field in dataclasses.fields(tce_model.Objective)}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k in shared}
+    jit_light, _ = strategies.jit_settings(config.jit)
+    views = augmentation.compile_training_views(
+        image_size=config.image_size, jit_compile=jit_light
+    )
+    model = tce_model.TCEModel(
+        config.backbone,
+        num_videos=reader.num_rows,
+        embedding_width=config.embedding_width,
+        objective=tce_model.Objective(**settings, total_steps=total_steps),
+        live_rows=live_rows,
+        make_views=views,
+        jit=jit_light,
+        seed=config.seed,
+        dtype=config.precision,
+    )
+    model.initialize(config.image_size)
+    return model
+
+
+def encoder_of(
+    model: tce_model.TCEModel, config: config_lib.TrainConfig
+) -> encoder_module.EncoderModule:
+    """The encoder inside a model, sharing its weights."""
+    settings = encoder_module.EncoderConfig(
+        backbone=config.backbone,
+        embedding_width=config.embedding_width,
+        image_size=config.image_size,
+        resize_mode=config.resize_mode,
+    )
+    return encoder_module.EncoderModule(settings, model.backbone, model.projection)
+
+
+def _make_input(config, reader) -> pipeline.TrainingInput:
+    return pipeline.TrainingInput(
+        reader,
+        batch_size=config.batch_size,
+        frame_gap=sampling.parse_frame_gap(config.frame_gap),
+        seed=config.seed,
+        resize_mode=config.resize_mode,
+        max_bad_fraction=config.max_bad_fraction,
+    )
+
+
+def _make_optimizer(config, schedule, model):
+    optimizer = optimizers.SGD(
+        schedule, momentum=config.momentum, coupled_weight_decay=config.weight_decay
+    )
+    if config.precision == "mixed_float16":
+        optimizer = compat.LossScaleOptimizer(optimizer)
+    # Before a checkpoint is restored: there must be something to restore into.
+    optimizer.build(model.optimized_weights)
+    model.compile(optimizer=optimizer)
+    return optimizer
+
+
+class _Loop:
+    """The steps of one process's run."""
+
+    def __init__(self, config, strategy, model, schedule, inputs, store):
+        self._config, self._strategy, self._model = config, strategy, model
+        self._schedule, self._inputs, self._store = schedule, inputs, store
+        _, jit_network = strategies.jit_settings(config.jit)
+        # Under several replicas only the inner functions can be compiled (DESIGN section 9).
+        jit_network = jit_network and strategy.num_replicas_in_sync == 1
+        self._train_step = tf.function(self._replicated_step, jit_compile=jit_network or None)
+
+    def _replicated_step(self, batch):
+        logs = self._strategy.run(self._model.train_step, args=(batch,))
+        # The model has reduced them already: every replica holds the same.
+        return {k: self._strategy.experimental_local_results(v)[0] for k, v in logs.items()}
+
+    def _batches(self, start_step, last_step):
+        replicas = self._strategy.num_replicas_in_sync
+
+        def per_replica(context):
+            dataset = self._inputs.dataset(start_step=start_step, num_steps=last_step - start_step)
+            if replicas == 1:
+                return dataset
+            return dataset.rebatch(context.get_per_replica_batch_size(self._config.batch_size))
+
+        return iter(self._strategy.distribute_datasets_from_function(per_replica))
+
+    def run(self, reader, start_step: int, last_step: int) -> dict[str, float]:
+        """Runs the steps from start_step to last_step; returns the last logged scalars."""
+        config = self._config
+        every = config.checkpoint_every or self._inputs.steps_per_epoch
+        images = config.batch_size * (3 if config.rotation_weight else 2)
+        log = metrics_log.MetricsLog(config.workdir, start_step=start_step, total_steps=last_step)
+        batches = self._batches(start_step, last_step)
+        wait, since, since_step = 0.0, time.monotonic(), start_step
+        values: dict[str, float] = {}
+        try:
+            for step in range(start_step + 1, last_step + 1):
+                before = time.monotonic()
+                batch = next(batches)
+                wait += time.monotonic() - before
+                logs = self._train_step(batch)
+                saves = step % every == 0 or step == last_step
+                shows = step % config.log_every == 0 or step == last_step
+                if not (saves or shows):
+                    continue
+                values = {name: float(value) for name, value in logs.items()}
+                self._check_finite(step, values)
+                elapsed = time.monotonic() - since
+                values |= {
+                    "epoch": (step - 1) // self._inputs.steps_per_epoch,
+                    "mining_threshold": float(self._model.mining_threshold(step - 1)),
+                    "learning_rate": float(self._schedule.exact(step - 1)),
+                    "frames_per_second": images * (step - since_step) / elapsed,
+                    "input_wait_fraction": wait / elapsed,
+                }
+                wait, since, since_step = 0.0, time.monotonic(), step
+                ends = step == last_step
+                if config.eval_train and (ends or config.eval_every and step % config.eval_every == 0):
+                    values |= self._monitor()
+                if shows:
+                    log.write(step, values)
+                    log.show(step, values)
+                if saves:
+                    self._store.save(step)
+                    logging.debug("checkpoint at step %d", step)
+                since = time.monotonic()
+        finally:
+            log.close()
+        return values
+
+    def _check_finite(self, step, values) -> None:
+        if not math.isfinite(values["loss"]):
+            last = checkpoints.latest(self._config.workdir) or "none"
+            raise errors.UserError(
+                f"the loss is {values['loss']} at step {step} (last good checkpoint: {last}): "
+                "lower --learning_rate or use --precision=float32, and start again"
+            )
+
+    def _monitor(self) -> dict[str, float]:
+        """kNN accuracy of the encoder as it is now."""
+        scores = video_features.evaluate_knn(
+            encoder_of(self._model, self._config),
+            train=shard_reader.ShardReader(config_lib.split_paths(self._config.eval_train)),
+            test=shard_reader.ShardReader(config_lib.split_paths(self._config.eval_test)),
+        )
+        return {name: scores[name] for name in ("knn.top1", "knn.top5")}

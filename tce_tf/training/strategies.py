@@ -1,0 +1,52 @@
+"""Over which devices is training spread? A `tf.distribute` strategy by name."""
+
+import tensorflow as tf
+
+from tce_tf import errors
+
+
+def make_strategy(name: str) -> tf.distribute.Strategy:
+    """The strategy for `--strategy`.
+
+    Args:
+      name: `auto` (mirrored over the GPUs when there are two or more, else one device),
+        `one_device`, `mirrored` (all GPUs, or all logical CPU devices) or `multi_worker`
+        (`TF_CONFIG` names the workers).
+    """
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "auto":
+        name = "mirrored" if len(gpus) > 1 else "one_device"
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    if name == "mirrored":
+        return tf.distribute.MirroredStrategy(devices)
+    if name == "multi_worker":
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    raise ValueError(f"unknown strategy '{name}'")
+
+
+def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
+    """Refuses a global batch that replicas cannot share evenly.
+
+    Raises:
+      errors.UserError: with the nearest sizes that can be.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        lower = batch_size - batch_size % replicas
+        raise errors.UserError(
+            f"--batch_size={batch_size} does not divide over {replicas} replicas: "
+            f"use {lower or replicas} or {lower + replicas}"
+        )
+
+
+def jit_settings(jit: str) -> tuple[bool, bool]:
+    """What XLA compiles under `--jit`: (views and loss, the network).
+
+    On a CPU XLA's convolutions cost 1.6-2.5x oneDNN's, so `auto` leaves the network out there
+    (DESIGN section 7).
+    """
+    if jit == "auto":
+        return True, bool(tf.config.list_logical_devices("GPU"))
+    return jit == "on", jit == "on"
