@@ -11,6 +11,7 @@ gets a `FlagValues` of its own, made when it starts:
 
 import dataclasses
 import inspect
+import logging as logging_of_python
 import os
 import signal
 import sys
@@ -40,7 +41,9 @@ def parse(
     try:
         stray = values(["command", *arguments])[1:]
     except OSError as error:
-        raise errors.UserError(f"--flagfile: cannot read {error.filename}: {error.strerror}") from error
+        raise errors.UserError(
+            f"--flagfile: cannot read {error.filename}: {error.strerror}"
+        ) from error
     if stray:
         raise flags.Error(f"unexpected argument '{stray[0]}': every option starts with --")
     return values
@@ -114,6 +117,8 @@ def run(
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    # It reports every all-reduce it lays out; what a user should know of it comes as a warning.
+    logging_of_python.getLogger("tensorflow").setLevel(logging_of_python.WARNING)
     if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
         values = flags.FlagValues()
         define_flags(values)

@@ -50,7 +50,9 @@ class TrainConfig:
     )
     batch_size: int = setting(100, "Global batch size, over all replicas.")
     epochs: int = setting(50, "Passes over the videos; one anchor a video in each.")
-    steps: int = setting(0, "Stop at this step; schedules still follow --epochs. 0 runs to the end.")
+    steps: int = setting(
+        0, "Stop at this step; schedules still follow --epochs. 0 runs to the end."
+    )
     num_negatives: int = setting(8192, "Negatives K for each anchor.")
     temperature: float = setting(0.07, "Temperature T of the similarity scores.")
     loss: str = setting("nce", "Contrastive loss.", ("nce", "infonce"))

@@ -68,9 +68,7 @@ def load_encoder(values: flags.FlagValues):
 
     if not values.encoder:
         raise errors.FlagError("--encoder is needed: a SavedModel, a workdir or none")
-    fallback = encoder_module.EncoderConfig(
-        backbone=values.backbone, image_size=values.image_size
-    )
+    fallback = encoder_module.EncoderConfig(backbone=values.backbone, image_size=values.image_size)
     return loader.load_encoder(values.encoder, fallback=fallback, seed=values.seed)
 
 

@@ -1,6 +1,6 @@
 """Exports the encoder of a training run as a SavedModel for TF Serving, TF Hub and fine-tuning.
 
-    python -m tce_tf.export --workdir=runs/a --output=exported/a
+python -m tce_tf.export --workdir=runs/a --output=exported/a
 """
 
 from absl import flags

@@ -3,14 +3,14 @@
 Nothing here draws a random number, so the same batch gives the same views on every device, and all
 of `training_views` compiles under XLA.
 
-The colour chain is one affine map per image. With Y = w.rgb the luma and C = rgb - Y the chroma,
-brightness is b(Y + C), contrast c(Y + C) + (1 - c) mean(Y), saturation Y + sC, and hue turns C in
-the plane of YIQ. On (Y, C) these are scalings and a rotation, which commute; contrast's mean is
-scaled by brightness alike before and after. Hence no random order of operations: it matters in
-torchvision only through the clipping to [0, 1] after each operation, which happens once here. A
-test bounds the difference from the per-image chain.
+The colour chain is one affine map per image: channel grey, brightness, contrast and saturation are
+affine maps of rgb as they are, and hue becomes a rotation about the grey axis of the RGB cube. That
+equals the shift of the HSV hue at multiples of a third of a turn and is twice as close to it in
+between as the usual rotation in YIQ. Unlike torchvision's chain, nothing is clipped to [0, 1]
+between the operations, only after the last. Tests bound both differences.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -27,12 +27,17 @@ GREY_PROB = 0.5
 BRIGHTNESS = CONTRAST = SATURATION = 0.5
 HUE_TURNS = 0.25
 
-_RGB_TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-_LUMA = _RGB_TO_YIQ[0]
-# rgb -> chroma, and rgb -> chroma turned by a quarter in the direction of rising HSV hue.
-_CHROMA = np.eye(3) - np.outer(np.ones(3), _LUMA)
-_QUARTER_TURN = np.array([[0.0, 0, 0], [0, 0, 1], [0, -1, 0]])
-_TURNED_CHROMA = np.linalg.inv(_RGB_TO_YIQ) @ _QUARTER_TURN @ _RGB_TO_YIQ
+# Grey as PIL's mode "L" and torchvision weigh it.
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+
+# ColorJitter applies its operations in a random order.
+_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
+ORDERS = np.array(list(itertools.permutations(range(4))), np.int32)
+
+# A rotation about the grey axis by an angle is grey + cos(angle) colour + sin(angle) turned.
+_GREY_AXIS = np.full([3, 3], 1 / 3, np.float32)
+_COLOUR = np.eye(3, dtype=np.float32) - _GREY_AXIS
+_TURNED = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], np.float32) / np.float32(np.sqrt(3))
 
 
 def training_views(batch: Mapping[str, tf.Tensor], *, image_size: int) -> dict[str, tf.Tensor]:
@@ -214,26 +219,47 @@ def colour_maps(means: tf.Tensor, draws: Mapping[str, tf.Tensor]) -> tuple[tf.Te
     Returns:
       matrix float32 [B, 3, 3], and offset float32 [B], the same for the three channels.
     """
-    brightness = _factor(draws["brightness"], BRIGHTNESS)
+    is_grey = (draws["grey"] < GREY_PROB)[:, None, None]
+    channel = tf.one_hot(tf.cast(draws["grey_channel"] * 3, tf.int32), 3)[:, None, :]
+    matrix = tf.where(is_grey, tf.tile(channel, [1, 3, 1]), tf.eye(3))
+    offset = tf.zeros_like(draws["grey"])
+    means = tf.linalg.matvec(matrix, means)
+
     contrast = _factor(draws["contrast"], CONTRAST)
-    saturation = _factor(draws["saturation"], SATURATION)[:, None, None]
+    steps = tf.stack(_operation_matrices(draws, contrast), axis=1)  # [B, 4, 3, 3]
+    order = tf.gather(ORDERS, tf.cast(draws["order"] * len(ORDERS), tf.int32))  # [B, 4]
+    for turn in range(len(_OPERATIONS)):
+        chosen = tf.one_hot(order[:, turn], len(_OPERATIONS))  # [B, 4]
+        step = tf.einsum("bk,bkij->bij", chosen, steps)
+        # Contrast blends with the mean grey of the image as it is by then.
+        is_contrast = chosen[:, _OPERATIONS.index("contrast")]
+        shift = is_contrast * (1 - contrast) * tf.reduce_sum(means * LUMA, axis=-1)
+        # Offsets are grey, which no step but brightness and contrast changes: rows have equal sums.
+        offset = tf.reduce_sum(step[:, 0], axis=-1) * offset + shift
+        means = tf.linalg.matvec(step, means) + shift[:, None]
+        matrix = tf.matmul(step, matrix)
+    return matrix, offset
+
+
+def _operation_matrices(draws, contrast: tf.Tensor) -> list[tf.Tensor]:
+    """The linear parts of the jitter, float32 [B, 3, 3] each, in the order of `_OPERATIONS`."""
+    brightness, contrast, saturation = (
+        factor[:, None, None]
+        for factor in (
+            _factor(draws["brightness"], BRIGHTNESS),
+            contrast,
+            _factor(draws["saturation"], SATURATION),
+        )
+    )
+    identity = tf.eye(3)
+    grey = tf.tile(LUMA[None], [3, 1])
     angle = (2 * np.pi * HUE_TURNS) * (2 * draws["hue"][:, None, None] - 1)
-
-    luma = tf.constant(np.outer(np.ones(3), _LUMA), tf.float32)
-    chroma = tf.constant(_CHROMA, tf.float32)
-    turned_chroma = tf.constant(_TURNED_CHROMA, tf.float32)
-    turned = tf.cos(angle) * chroma + tf.sin(angle) * turned_chroma
-    matrix = (brightness * contrast)[:, None, None] * (luma + saturation * turned)
-
-    # Every output takes the one channel; grey has no chroma, so only the luma row is left of it.
-    channel = tf.one_hot(tf.cast(draws["grey_channel"] * 3, tf.int32), 3)
-    is_grey = (draws["grey"] < GREY_PROB)[:, None]
-    grey = (brightness * contrast)[:, None] * channel
-    matrix = tf.where(is_grey[:, :, None], tf.tile(grey[:, None, :], [1, 3, 1]), matrix)
-
-    weights = tf.where(is_grey, channel, tf.constant(_LUMA[None], tf.float32))
-    mean_luma = tf.reduce_sum(means * weights, axis=-1)
-    return matrix, brightness * (1 - contrast) * mean_luma
+    return [
+        brightness * identity,
+        contrast * identity,
+        saturation * identity + (1 - saturation) * grey,
+        _GREY_AXIS + tf.cos(angle) * _COLOUR + tf.sin(angle) * _TURNED,
+    ]
 
 
 def _mean_colours(images: tf.Tensor) -> tf.Tensor:

@@ -96,7 +96,7 @@ def list_clips(path: str, layout: str = "auto") -> Listing:
         raise errors.UserError(f"--input={path} {problem}")
     if not listing.clips and not listing.rejected:
         raise errors.UserError(
-            f"{path} holds no videos and no folders of pictures (videos end in .mp4, .avi, .mkv, ...)"
+            f"{path} holds no videos (.mp4, .avi, .mkv, ...) and no folders of pictures"
         )
     return listing
 
@@ -147,8 +147,8 @@ def _described(clip: Clip, layout: str, root: str) -> Clip:
     parent, _, base = clip.name.rpartition("/")
     if not parent and layout != "ucf101":
         raise errors.UserError(
-            f"{clip.path} lies directly in {root}, but --layout={layout} wants it in a folder named "
-            "after its class; use --layout=flat for unlabelled videos"
+            f"{clip.path} lies directly in {root}, but --layout={layout} wants it in a folder "
+            "named after its class; use --layout=flat for unlabelled videos"
         )
     label = parent.rpartition("/")[2] or None
     group = None
@@ -172,7 +172,7 @@ def _guess_layout(names: list[str]) -> str:
 
 
 def _find(root: str) -> tuple[list[str], dict[str, int]]:
-    """Videos and frame folders below a folder (relative paths), and other files counted by extension."""
+    """Relative paths of videos and frame folders; counts of other files by extension."""
     found, ignored = [], collections.Counter()
     visited = set()
 

@@ -133,12 +133,13 @@ class TrainingInput:
         spec = self.element_spec
         names = sorted(spec)
 
+        def load_arrays(step):
+            batch = self.load_step(int(step))
+            return [batch[name] for name in names]
+
         def load(step):
-            tensors = tf.numpy_function(
-                lambda number: [self.load_step(int(number))[name] for name in names],
-                [step],
-                [spec[name].dtype for name in names],
-            )
+            dtypes = [spec[name].dtype for name in names]
+            tensors = tf.numpy_function(load_arrays, [step], dtypes)
             return {
                 name: tf.ensure_shape(tensor, spec[name].shape)
                 for name, tensor in zip(names, tensors, strict=True)

@@ -27,10 +27,11 @@ HOST_COLUMNS = (
 HOST_COLUMN = {name: number for number, name in enumerate(HOST_COLUMNS)}
 
 # Uniforms handed to the device for the views, float32 in [0, 1). `flip` is shared by anchor and
-# positive; every view has its own grey and jitter draws. The four jitter operations commute when
-# nothing is clipped between them (see augmentation.py), so their order needs no draw.
+# positive; every view has its own grey and jitter draws.
 VIEWS = ("anchor", "positive", "rotated")
-COLOUR_COLUMNS = ("grey", "grey_channel", "brightness", "contrast", "saturation", "hue")
+COLOUR_COLUMNS = (
+    "grey", "grey_channel", "order", "brightness", "contrast", "saturation", "hue",
+)  # fmt: skip
 VIEW_COLUMNS = ("flip", "rotated_flip", "rotation") + tuple(
     f"{view}_{colour}" for view in VIEWS for colour in COLOUR_COLUMNS
 )

@@ -75,7 +75,8 @@ def read_lists(folder: str, split: int = 1) -> SplitLists:
     if len(present) < 2:
         wanted = " and ".join(name for name, _ in lists)
         raise errors.UserError(
-            f"--split_dir={folder} does not hold {wanted} (UCF101) nor *_test_split{split}.txt (HMDB51)"
+            f"--split_dir={folder} holds neither {wanted} (UCF101) "
+            f"nor *_test_split{split}.txt (HMDB51)"
         )
     entries = []
     for name, subset in lists:
@@ -182,7 +183,7 @@ def select(
         else:
             chosen[clip.name] = dataclasses.replace(clip, label_text=entry.class_name)
     logging.info(
-        "split lists: %d clips chosen for %s, %d on the disk not listed for it, %d listed but missing",
+        "split lists: %d clips chosen for %s, %d others on the disk, %d lines without a clip",
         len(chosen), subset, len(listing.clips) - len(chosen), len(rejected),
     )  # fmt: skip
     return sorted(chosen.values(), key=lambda clip: clip.name), rejected
@@ -207,8 +208,8 @@ class _Finder:
                 found = [clip for clip in found if "/" not in clip.name]
             if len(found) > 1:
                 raise errors.UserError(
-                    f"{entry.path}, listed in {entry.file}, is on the disk twice: {found[0].path} and "
-                    f"{found[1].path}; name the folder of the one you mean as --input"
+                    f"{entry.path}, listed in {entry.file}, is on the disk twice: {found[0].path} "
+                    f"and {found[1].path}; name the folder of the one you mean as --input"
                 )
             if found:
                 return found[0]

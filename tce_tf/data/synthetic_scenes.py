@@ -14,6 +14,7 @@ times in seconds.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -21,11 +22,11 @@ import numpy as np
 Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-_PERIOD = 0.5
+_PERIOD = 0.4  # five motifs across a figure
 
 
 def _fold(value: np.ndarray, period: float = _PERIOD) -> np.ndarray:
-    """Distance to the nearest multiple of the period, in [-period / 2, period / 2]."""
+    """What is left to the nearest multiple of the period, in [-period / 2, period / 2]."""
     return (value + period / 2) % period - period / 2
 
 
@@ -37,26 +38,14 @@ def _bars(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _stripes(y)
 
 
-def _chevrons(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _stripes(y - np.abs(x)) * np.sqrt(0.5)
-
-
-def _rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _stripes(np.hypot(x, y))
-
-
-def _rays(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.hypot(x, y) * np.sin(8 * np.arctan2(y, x)) / 8
-
-
 def _checker(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    u, v = _fold(x, 2 * _PERIOD), _fold(y, 2 * _PERIOD)
-    to_edge = np.minimum(np.abs(_fold(x)), np.abs(_fold(y)))
-    return np.where(u * v > 0, -to_edge, to_edge)
+    u, v = x + _PERIOD / 2, y + _PERIOD / 2
+    to_edge = np.minimum(np.abs(_fold(u)), np.abs(_fold(v)))
+    return np.where(_fold(u, 2 * _PERIOD) * _fold(v, 2 * _PERIOD) > 0, -to_edge, to_edge)
 
 
-def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.hypot(_fold(x), _fold(y)) - 0.36 * _PERIOD
+def _chevrons(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return _stripes(y - np.abs(x)) * np.float32(np.sqrt(0.5))
 
 
 def _crosses(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -65,13 +54,27 @@ def _crosses(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(np.maximum(u - long, v - short), np.maximum(u - short, v - long))
 
 
+def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.hypot(_fold(x), _fold(y)) - 0.36 * _PERIOD
+
+
+def _rays(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    radius = np.hypot(x, y)
+    return np.maximum(radius * np.sin(8 * np.arctan2(y, x)) / 8, radius - 1)
+
+
+def _rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    radius = np.hypot(x, y)
+    return np.maximum(_stripes(radius), radius - 1)
+
+
 def _triangles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     u, v = np.abs(_fold(x)), _fold(y)
-    return np.maximum(v - 0.4 * _PERIOD, (2 * u - v - 0.4 * _PERIOD) / np.sqrt(5.0))
+    return np.maximum(v - 0.4 * _PERIOD, (2 * u - v - 0.4 * _PERIOD) / np.float32(np.sqrt(5)))
 
 
-# Signed distance (negative inside) in the figure's own coordinates; y points down. The pattern is cut
-# to the square [-1, 1].
+# Signed distance to the figure's outline, negative inside, in its own coordinates: it is cut to the
+# square [-1, 1] and y points down. [H, W] float32 in and out.
 FIGURES: dict[str, Figure] = {
     "Bars": _bars,
     "Checker": _checker,
@@ -117,7 +120,9 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     background = rng.uniform(0.1, 0.9, 3)
     contrast = rng.uniform(0.35, 0.6, 3)
     sign = rng.choice([-1.0, 1.0], 3)
-    sign = np.where((background + sign * contrast > 1) | (background + sign * contrast < 0), -sign, sign)
+    sign = np.where(
+        (background + sign * contrast > 1) | (background + sign * contrast < 0), -sign, sign
+    )
     count = 5
     angles, cycles = rng.uniform(0, np.pi, count), rng.uniform(0.15, 0.9, count)
     waves = np.stack(
@@ -170,7 +175,7 @@ def draw_motion(rng: np.random.Generator, *, num_frames: int, fps: float) -> Mot
 
 
 def _turned(x: np.ndarray, y: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    cos, sin = np.cos(angle), np.sin(angle)
+    cos, sin = math.cos(angle), math.sin(angle)
     return cos * x + sin * y, cos * y - sin * x
 
 
@@ -181,22 +186,27 @@ def render(
     distance = FIGURES[figure]
     half = height_px / 2
     ys, xs = np.meshgrid(
-        ((np.arange(height_px) + 0.5 - height_px / 2) / half).astype(np.float32),
+        ((np.arange(height_px) + 0.5) / half - 1).astype(np.float32),
         ((np.arange(width_px) + 0.5 - width_px / 2) / half).astype(np.float32),
         indexing="ij",
     )
+    waves = scene.waves.astype(np.float32)
+    wave_colours = scene.wave_colours.astype(np.float32)
+    # Python floats keep float32 arrays in float32; NumPy scalars would not.
+    paths = {name: path.tolist() for name, path in dataclasses.asdict(motion).items()}
     for t in range(len(motion.x)):
-        bx, by = _turned(xs, ys, motion.roll[t])
-        bx, by = bx * motion.zoom[t] + motion.pan_x[t], by * motion.zoom[t] + motion.pan_y[t]
-        ripple = np.sin(
-            bx[..., None] * scene.waves[:, 0] + by[..., None] * scene.waves[:, 1] + scene.waves[:, 2]
-        )
-        background = scene.background + ripple @ scene.wave_colours
-        size = motion.size[t]
-        fx, fy = _turned((xs - motion.x[t]) / size, (ys - motion.y[t]) / size, motion.turn[t])
-        outside = np.maximum(np.abs(fx), np.abs(fy)) - 1
-        cover = np.clip(0.5 - np.maximum(distance(fx, fy), outside) * size * half, 0, 1)[..., None]
-        colour = scene.figure + motion.tint[t] + fy[..., None] * scene.shading
-        image = background + cover * (colour - background)
-        image = image * (scene.light * motion.light[t])
+        now = {name: path[t] for name, path in paths.items()}
+        x, y = _turned(xs, ys, now["roll"])
+        x, y = x * now["zoom"] + now["pan_x"], y * now["zoom"] + now["pan_y"]
+        ripple = np.sin(x[..., None] * waves[:, 0] + y[..., None] * waves[:, 1] + waves[:, 2])
+        background = scene.background.astype(np.float32) + ripple @ wave_colours
+
+        size = now["size"]
+        x, y = _turned((xs - now["x"]) / size, (ys - now["y"]) / size, now["turn"])
+        outline = np.maximum(distance(x, y), np.maximum(np.abs(x), np.abs(y)) - 1)
+        cover = np.clip(0.5 - outline * (size * half), 0, 1)[..., None]
+        colour = (scene.figure + motion.tint[t]).astype(np.float32)
+        colour = colour + y[..., None] * scene.shading.astype(np.float32)
+
+        image = (background + cover * (colour - background)) * (scene.light * now["light"])
         yield np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

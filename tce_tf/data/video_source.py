@@ -160,7 +160,7 @@ class _Times:
         return self._last_us
 
     def _best_stamp(self, frame: av.VideoFrame) -> int | None:
-        """Presentation stamps, unless they went wrong more often than the others (ffmpeg's rule)."""
+        """Presentation stamps, unless they went wrong more often than others (ffmpeg's rule)."""
         pts, dts = frame.pts, frame.dts
         if self._use_dts and dts is not None:
             return dts

@@ -43,7 +43,9 @@ class MemoryBank(keras.layers.Layer):
             raise ValueError(f"a bank needs positive sizes, got [{num_rows}, {width}]")
         live = np.arange(num_rows) if live_rows is None else np.unique(np.asarray(live_rows))
         if live.size == 0 or live[0] < 0 or live[-1] >= num_rows:
-            raise ValueError(f"live rows must lie in 0..{num_rows - 1}, got {live[:1]}..{live[-1:]}")
+            raise ValueError(
+                f"live rows must lie in 0..{num_rows - 1}, got {live[:1]}..{live[-1:]}"
+            )
         self.num_rows, self.width, self.num_live = num_rows, width, int(live.size)
         # Kept as arrays: they are made constants of the graph where they are used.
         self.live_rows = live.astype(np.int32)

@@ -83,9 +83,7 @@ class ResidualBlock(keras.layers.Layer):
                     filters, kernel_size, stride, seed=conv_seed, dtype=dtype, name=f"conv{i}"
                 ),
             )
-            setattr(
-                self, f"bn{i}", normalization.BatchNormalization(dtype=dtype, name=f"bn{i}")
-            )
+            setattr(self, f"bn{i}", normalization.BatchNormalization(dtype=dtype, name=f"bn{i}"))
         self.project = project
         if project:
             self.downsample_conv = Convolution(
@@ -96,9 +94,7 @@ class ResidualBlock(keras.layers.Layer):
                 dtype=dtype,
                 name="downsample_conv",
             )
-            self.downsample_bn = normalization.BatchNormalization(
-                dtype=dtype, name="downsample_bn"
-            )
+            self.downsample_bn = normalization.BatchNormalization(dtype=dtype, name="downsample_bn")
 
     def call(self, inputs, training=False):
         x = inputs
@@ -139,25 +135,32 @@ class ResNet(keras.layers.Layer):
             64, 7, 2, seed=layer_seed(seed, "conv1"), dtype=dtype, name="conv1"
         )
         self.bn1 = normalization.BatchNormalization(dtype=dtype, name="bn1")
+        # One attribute a block: Keras 3 leaves lists of layers out of TensorFlow checkpoints.
+        self.depths = depths
         incoming = 64
         for stage, depth in enumerate(depths, start=1):
             width = 64 * 2 ** (stage - 1)
-            blocks = []
             for i in range(depth):
                 strides = 2 if stage > 1 and i == 0 else 1
-                blocks.append(
-                    ResidualBlock(
-                        width,
-                        strides,
-                        bottleneck=bottleneck,
-                        project=strides > 1 or incoming != width * expansion,
-                        seed=layer_seed(seed, f"layer{stage}.{i}"),
-                        dtype=dtype,
-                        name=f"layer{stage}_{i}",
-                    )
+                block = ResidualBlock(
+                    width,
+                    strides,
+                    bottleneck=bottleneck,
+                    project=strides > 1 or incoming != width * expansion,
+                    seed=layer_seed(seed, f"layer{stage}.{i}"),
+                    dtype=dtype,
+                    name=f"layer{stage}_{i}",
                 )
+                setattr(self, block.name, block)
                 incoming = width * expansion
-            setattr(self, f"layer{stage}", blocks)
+
+    def blocks(self) -> list[tuple[int, int, ResidualBlock]]:
+        """Stage (from 1), position in it (from 0), and block, in order."""
+        return [
+            (stage, i, getattr(self, f"layer{stage}_{i}"))
+            for stage, depth in enumerate(self.depths, start=1)
+            for i in range(depth)
+        ]
 
     def call(self, inputs, training=False):
         x = tf.cast(inputs, self.compute_dtype)
@@ -166,7 +169,6 @@ class ResNet(keras.layers.Layer):
         x = tf.nn.max_pool2d(
             tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]), ksize=3, strides=2, padding="VALID"
         )
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in stage:
-                x = block(x, training=training)
+        for _, _, block in self.blocks():
+            x = block(x, training=training)
         return tf.reduce_mean(x, axis=[1, 2])

@@ -275,9 +275,7 @@ class TCEModel(keras.Model):
             "loss": loss,
             "nce_loss": contrast,
             "rotation_loss": rotation,
-            "rotation_accuracy": tf.reduce_mean(
-                tf.cast(predicted == rotation_label, tf.float32)
-            ),
+            "rotation_accuracy": tf.reduce_mean(tf.cast(predicted == rotation_label, tf.float32)),
             "contrast_accuracy": tf.reduce_mean(tf.cast(hit, tf.float32)),
             "positive_similarity": tf.reduce_mean(scores[:, 0]),
             "negative_similarity": tf.reduce_mean(scores[:, 1:]),

@@ -30,14 +30,13 @@ def backbone_weights(backbone: resnet.ResNet, prefix: str = "backbone.") -> dict
 
     add("conv1", backbone.conv1)
     add("bn1", backbone.bn1)
-    for stage in range(1, 5):
-        for i, block in enumerate(getattr(backbone, f"layer{stage}")):
-            for part in range(1, block.depth + 1):
-                add(f"layer{stage}.{i}.conv{part}", getattr(block, f"conv{part}"))
-                add(f"layer{stage}.{i}.bn{part}", getattr(block, f"bn{part}"))
-            if block.project:
-                add(f"layer{stage}.{i}.downsample.0", block.downsample_conv)
-                add(f"layer{stage}.{i}.downsample.1", block.downsample_bn)
+    for stage, i, block in backbone.blocks():
+        for part in range(1, block.depth + 1):
+            add(f"layer{stage}.{i}.conv{part}", getattr(block, f"conv{part}"))
+            add(f"layer{stage}.{i}.bn{part}", getattr(block, f"bn{part}"))
+        if block.project:
+            add(f"layer{stage}.{i}.downsample.0", block.downsample_conv)
+            add(f"layer{stage}.{i}.downsample.1", block.downsample_bn)
     return named
 
 

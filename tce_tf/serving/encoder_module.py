@@ -48,11 +48,8 @@ class EncoderModule(tf.Module):
         self.variables = [
             compat.tf_variable(w) for layer in (backbone, projection) for w in layer.weights
         ]
-        self.trainable_variables = [
-            compat.tf_variable(w)
-            for layer in (backbone, projection)
-            for w in layer.trainable_weights
-        ]
+        # The call returns features, which the projection does not touch.
+        self.trainable_variables = [compat.tf_variable(w) for w in backbone.trainable_weights]
         self.regularization_losses = []
 
     @property

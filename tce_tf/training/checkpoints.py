@@ -7,7 +7,6 @@ the step, so nothing else is state.
 import os
 
 import tensorflow as tf
-from absl import logging
 
 from tce_tf import errors
 
@@ -51,26 +50,19 @@ class Checkpoints:
         return int(self._step.numpy())
 
 
-def restore(checkpoint: tf.train.Checkpoint, path: str, *, partly: bool = False) -> None:
-    """Reads a checkpoint and asserts that it was consumed.
+def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
+    """Reads a checkpoint and asserts that all of it, and nothing but it, was wanted.
 
     Args:
       checkpoint: what to restore; its variables exist.
       path: the checkpoint's prefix.
-      partly: the file may hold more than is asked for (an encoder out of a whole run); what is
-        asked for must all be there either way.
 
     Raises:
       errors.UserError: missing or damaged file, or one of another model.
     """
     try:
-        status = checkpoint.read(path)
-        if partly:
-            status.assert_existing_objects_matched().expect_partial()
-        else:
-            status.assert_consumed()
+        checkpoint.restore(path).assert_consumed()
     except (AssertionError, ValueError) as error:
-        logging.debug("restore of %s: %s", path, error)
         first = str(error).strip().splitlines()[0]
         raise errors.UserError(
             f"checkpoint {path} does not fit the model of these flags: {first[:200]}"

@@ -31,7 +31,9 @@ class MetricsLog:
         # A bar for a person who watches; lines for a log file.
         self._bar = None
         if sys.stderr.isatty():
-            self._bar = tqdm.tqdm(total=total_steps, initial=start_step, unit="step", smoothing=0.05)
+            self._bar = tqdm.tqdm(
+                total=total_steps, initial=start_step, unit="step", smoothing=0.05
+            )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the scalars of a step."""

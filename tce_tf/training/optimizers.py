@@ -13,7 +13,7 @@ from tce_tf.training import schedules
 
 
 class SGD(keras.optimizers.Optimizer):
-    """Momentum SGD with coupled weight decay (L2 on every weight, biases and batch norm included):
+    """Momentum SGD with weight decay coupled to it, on biases and batch norm too.
 
         g <- g + weight_decay w
         buffer <- momentum buffer + g

@@ -100,9 +100,7 @@ def build_model(
     shared = {field.name for field in dataclasses.fields(tce_model.Objective)}
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k in shared}
     jit_light, _ = strategies.jit_settings(config.jit)
-    views = augmentation.compile_training_views(
-        image_size=config.image_size, jit_compile=jit_light
-    )
+    views = augmentation.compile_training_views(image_size=config.image_size, jit_compile=jit_light)
     model = tce_model.TCEModel(
         config.backbone,
         num_videos=reader.num_rows,
@@ -212,7 +210,9 @@ class _Loop:
                 }
                 wait, since, since_step = 0.0, time.monotonic(), step
                 ends = step == last_step
-                if config.eval_train and (ends or config.eval_every and step % config.eval_every == 0):
+                if config.eval_train and (
+                    ends or config.eval_every and step % config.eval_every == 0
+                ):
                     values |= self._monitor()
                 if shows:
                     log.write(step, values)

@@ -1,0 +1,162 @@
+"""The weighted kNN vote: hand-made points, the equation as a loop, scikit-learn, ties and limits."""
+
+import math
+
+import numpy as np
+import pytest
+from sklearn import neighbors
+
+from tce_tf.evaluation import knn
+
+# Four training points at 0, 10, 90 and 100 degrees; the norm must not matter.
+ANGLES = np.radians([0.0, 10.0, 90.0, 100.0])
+POINTS = np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1) * np.array([[1.0], [5.0], [0.1], [2.0]])
+LABELS = np.array([0, 0, 1, 2])
+
+
+def _random_problem(seed: int):
+    rng = np.random.default_rng(seed)
+    return (
+        rng.normal(size=(40, 6)),
+        rng.integers(0, 5, 40),
+        rng.normal(size=(17, 6)),
+        rng.integers(0, 5, 17),
+    )
+
+
+def _loop_oracle(train, labels, test, k, num_classes, temperature):
+    """Wu et al. 2018, section 3.4, one row and one neighbour at a time."""
+    result = []
+    for query in test:
+        similarities = [
+            float(query @ row / (np.linalg.norm(query) * np.linalg.norm(row))) for row in train
+        ]
+        nearest = sorted(range(len(train)), key=lambda i: (-similarities[i], i))[:k]
+        scores = [0.0] * num_classes
+        for i in nearest:
+            scores[labels[i]] += math.exp(similarities[i] / temperature)
+        result.append([score / sum(scores) for score in scores])
+    return np.array(result)
+
+
+def test_four_points_by_hand():
+    at_80_degrees = np.array([[math.cos(math.radians(80)), math.sin(math.radians(80))]])
+    scores = knn.knn_predict(
+        POINTS, LABELS, test_features=at_80_degrees, k=2, num_classes=4, temperature=0.5
+    )
+    near, far = (
+        math.exp(math.cos(math.radians(10)) / 0.5),
+        math.exp(math.cos(math.radians(20)) / 0.5),
+    )
+    np.testing.assert_allclose(scores, [[0, near / (near + far), far / (near + far), 0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 5, 40])
+def test_equals_the_loop(k):
+    train, labels, test, _ = _random_problem(0)
+    scores = knn.knn_predict(train, labels, test_features=test, k=k, num_classes=5)
+    np.testing.assert_allclose(scores, _loop_oracle(train, labels, test, k, 5, 0.07), atol=1e-5)
+
+
+def test_chunks_do_not_change_the_result(monkeypatch):
+    train, labels, test, _ = _random_problem(1)
+    whole = knn.knn_predict(train, labels, test_features=test, k=7, num_classes=5)
+    monkeypatch.setattr(knn, "_CHUNK_ROWS", 4)
+    in_parts = knn.knn_predict(train, labels, test_features=test, k=7, num_classes=5)
+    np.testing.assert_allclose(in_parts, whole, atol=1e-6)
+
+
+def test_equals_scikit_learn():
+    train, labels, test, truth = _random_problem(2)
+    model = neighbors.KNeighborsClassifier(
+        9, metric="cosine", weights=lambda distance: np.exp((1 - distance) / 0.07)
+    ).fit(train, labels)
+    scores = knn.knn_predict(train, labels, test_features=test, k=9, num_classes=5)
+    np.testing.assert_allclose(scores, model.predict_proba(test), atol=1e-5)
+    accuracy = knn.knn_accuracy(
+        train, labels, test_features=test, test_labels=truth, k=9, num_classes=5
+    )
+    assert accuracy["knn.top1"] == pytest.approx(model.score(test, truth))
+
+
+def test_accuracy_by_hand():
+    at = np.radians([5.0, 40.0, 92.0, 98.0])
+    queries = np.stack([np.cos(at), np.sin(at)], axis=1)
+    result = knn.knn_accuracy(
+        POINTS,
+        LABELS,
+        test_features=queries,
+        test_labels=np.array([0, 1, 1, 1]),
+        k=1,
+        num_classes=6,
+    )
+    # 5 -> 0 right; 40 -> 0 wrong; 92 -> 1 right; 98 -> 2 wrong. One vote each, so top-5 adds nothing,
+    # although label 1 is among the first five labels.
+    assert result == {"knn.top1": 0.5, "knn.top5": 0.5, "per_class": {0: 1.0, 1: 1 / 3}}
+    result = knn.knn_accuracy(
+        POINTS,
+        LABELS,
+        test_features=queries,
+        test_labels=np.array([0, 1, 1, 1]),
+        k=4,
+        num_classes=6,
+    )
+    assert result["knn.top5"] == 1.0
+
+
+def test_ties():
+    twins = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+    query = np.array([[2.0, 0.0]])
+    first = knn.knn_predict(twins, np.array([2, 0, 1]), test_features=query, k=1, num_classes=3)
+    np.testing.assert_array_equal(first, [[0, 0, 1]])  # equally similar: the earlier row
+    result = knn.knn_accuracy(
+        twins,
+        np.array([2, 0, 1]),
+        test_features=query,
+        test_labels=np.array([0]),
+        k=3,
+        num_classes=3,
+    )
+    assert result["knn.top1"] == 1.0  # equal scores: the lower label
+
+
+def test_k_beyond_the_rows_and_extreme_temperatures():
+    train, labels, test, _ = _random_problem(3)
+    all_rows = knn.knn_predict(train, labels, test_features=test, k=40, num_classes=5)
+    np.testing.assert_array_equal(
+        knn.knn_predict(train, labels, test_features=test, k=1000, num_classes=5), all_rows
+    )
+    sharp = knn.knn_predict(
+        train, labels, test_features=test, k=40, num_classes=5, temperature=1e-5
+    )
+    nearest = knn.knn_predict(train, labels, test_features=test, k=1, num_classes=5)
+    np.testing.assert_allclose(sharp, nearest, atol=1e-6)
+    zero = knn.knn_predict(train, labels, test_features=np.zeros((1, 6)), k=3, num_classes=5)
+    assert np.isfinite(zero).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 0}, "k=0"),
+        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"num_classes": 2}, r"0\.\.2 are not in \[0, 2\)"),
+        ({"test_features": np.zeros((1, 3))}, "do not fit"),
+        ({"test_features": np.full((1, 2), np.nan)}, "NaN"),
+    ],
+)
+def test_bad_arguments_are_named(change, message):
+    arguments = {"test_features": POINTS, "k": 1, "num_classes": 3} | change
+    with pytest.raises(ValueError, match=message):
+        knn.knn_predict(POINTS, LABELS, **arguments)
+
+
+def test_empty_sets_are_named():
+    with pytest.raises(ValueError, match="at least one training row"):
+        knn.knn_predict(
+            np.zeros((0, 2)), np.zeros(0, int), test_features=POINTS, k=1, num_classes=3
+        )
+    with pytest.raises(ValueError, match="0 test labels"):
+        knn.knn_accuracy(
+            POINTS, LABELS, test_features=np.zeros((0, 2)), test_labels=[], k=1, num_classes=3
+        )

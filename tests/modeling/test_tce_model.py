@@ -1,0 +1,168 @@
+"""Does a training step do the same however it is run? Replicas, compilation, `fit`, precision."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tce_tf import compat
+from tce_tf.modeling import tce_model
+from tce_tf.training import optimizers, schedules
+
+SIZE, BATCH, VIDEOS = 32, 8, 24
+
+
+def make_model(objective=None, learning_rate=0.01, **kwargs):
+    model = tce_model.TCEModel(
+        "resnet18",
+        num_videos=VIDEOS,
+        embedding_width=16,
+        objective=objective or tce_model.Objective(num_negatives=6, total_steps=10),
+        **kwargs,
+    )
+    model.initialize(SIZE)
+    optimizer = optimizers.SGD(schedules.Schedule(learning_rate), coupled_weight_decay=1e-4)
+    optimizer.build(model.optimized_weights)
+    model.compile(optimizer=optimizer)
+    return model
+
+
+def views(step=0, identical_halves=False):
+    rng = np.random.default_rng(step)
+    batch = {
+        name: rng.standard_normal((BATCH, SIZE, SIZE, 3)).astype(np.float32)
+        for name in ("anchor", "positive", "rotated")
+    }
+    rows = rng.permutation(VIDEOS)[:BATCH]
+    if identical_halves:
+        batch = {k: np.concatenate([v[: BATCH // 2]] * 2) for k, v in batch.items()}
+    labels = rng.integers(0, 4, BATCH).astype(np.int32)
+    if identical_halves:
+        labels[BATCH // 2 :] = labels[: BATCH // 2]
+    return batch | {"rotation_label": labels, "video_index": rows}
+
+
+def weights_of(model):
+    return [np.asarray(compat.tf_variable(w)) for w in model.weights]
+
+
+def test_one_replica_equals_two():
+    """In float64, where round-off has no say; halves of equal images, so that batch norm has none."""
+    one = make_model(dtype="float64", jit=False)
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        two = make_model(dtype="float64", jit=False)
+    one_step = tf.function(one.train_step)
+    two_step = tf.function(lambda batch: strategy.run(two.train_step, args=(batch,)))
+    copies_of = strategy.experimental_local_results
+    half = BATCH // 2
+    for step in range(2):
+        batch = {
+            name: value.astype(np.float64) if value.dtype == np.float32 else value
+            for name, value in views(step, identical_halves=True).items()
+        }
+        expected = one_step(batch)
+        logs = two_step(
+            strategy.experimental_distribute_values_from_function(
+                lambda context, batch=batch: {
+                    name: tf.constant(value[context.replica_id_in_sync_group * half :][:half])
+                    for name, value in batch.items()
+                }
+            )
+        )
+        for name, value in expected.items():
+            for copy in copies_of(logs[name]):
+                assert float(copy) == pytest.approx(float(value), rel=1e-9), name
+
+    bank_copies = [copy.numpy() for copy in copies_of(compat.tf_variable(two.bank.embeddings))]
+    np.testing.assert_array_equal(*bank_copies)
+    np.testing.assert_allclose(bank_copies[0], one.bank.lookup(), atol=1e-9)
+    written = np.unique([views(step)["video_index"] for step in range(2)])
+    fresh = np.setdiff1d(np.arange(VIDEOS), written)
+    np.testing.assert_array_equal(
+        bank_copies[0][fresh], make_model(dtype="float64").bank.lookup().numpy()[fresh]
+    )
+    for ours, theirs in zip(one.weights, two.weights, strict=True):
+        copies = [copy.numpy() for copy in copies_of(compat.tf_variable(theirs))]
+        np.testing.assert_allclose(*copies, rtol=1e-11, atol=1e-15)
+        # The unbiased variance of half a batch is not that of the whole, the one statistic by
+        # which per-replica batch norm shows here.
+        if "moving_variance" not in compat.tf_variable(theirs).name:
+            np.testing.assert_allclose(
+                copies[0], np.asarray(compat.tf_variable(ours)), rtol=1e-7, atol=1e-9
+            )
+
+
+def test_eager_equals_graph():
+    eager, graph = make_model(jit=False), make_model()
+    first = eager.train_step(views())
+    second = tf.function(graph.train_step)(views())
+    for name, value in first.items():
+        assert float(second[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
+    for a, b in zip(weights_of(eager), weights_of(graph), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_bank_takes_the_anchor_embeddings_of_the_step():
+    model = make_model()
+    batch = views()
+    before = model.bank.lookup().numpy()
+    negatives = []
+    choose = model.choose_negatives
+
+    def spy(similarity, video_index, step):
+        negatives.append(similarity.numpy())
+        return choose(similarity, video_index, step)
+
+    model.choose_negatives = spy
+    model.train_step(batch)
+    after = model.bank.lookup().numpy()
+    rows = batch["video_index"]
+    # The embeddings that were scored against the old bank are the ones now in it.
+    np.testing.assert_allclose(after[rows] @ before.T, negatives[0], atol=1e-5)
+    others = np.setdiff1d(np.arange(VIDEOS), rows)
+    np.testing.assert_array_equal(after[others], before[others])
+
+
+def test_normalizer_is_kept_or_averaged():
+    values = {}
+    for momentum in (1.0, 0.5):
+        objective = tce_model.Objective(num_negatives=6, total_steps=10, z_momentum=momentum)
+        model = make_model(objective, learning_rate=1e-9)
+        values[momentum] = []
+        for step in range(2):
+            model.train_step(views(step))
+            values[momentum].append(float(compat.tf_variable(model.normalizer)))
+    assert values[1.0][0] == values[1.0][1] == pytest.approx(values[0.5][0], rel=1e-5)
+    assert values[0.5][1] != pytest.approx(values[0.5][0], rel=1e-3)
+
+
+def test_fit_runs_the_step_and_learns():
+    model = make_model(tce_model.Objective(num_negatives=6, total_steps=20, loss="infonce"))
+    data = tf.data.Dataset.from_tensors(views()).repeat(12)
+    history = model.fit(data, epochs=1, verbose=0)
+    assert "nce_loss" in history.history
+    first, last = (float(model.train_step(views())[name]) for name in ("loss", "loss"))
+    assert last < 3.0 and int(model.optimizer.iterations) == 14, (first, last)
+
+
+def test_rotation_weight_zero_leaves_the_head_alone():
+    model = make_model(tce_model.Objective(num_negatives=6, rotation_weight=0.0))
+    before = [np.asarray(compat.tf_variable(w)).copy() for w in model.rotation.weights]
+    logs = model.train_step(views())
+    for old, new in zip(before, model.rotation.weights, strict=True):
+        np.testing.assert_array_equal(old, np.asarray(compat.tf_variable(new)))
+    assert float(logs["loss"]) == float(logs["nce_loss"])
+
+
+def test_mixed_precision_keeps_loss_and_bank_wide():
+    model = make_model(dtype="mixed_bfloat16")
+    outputs = model(tf.zeros([2, SIZE, SIZE, 3]))
+    assert outputs["features"].dtype == tf.bfloat16
+    assert outputs["embeddings"].dtype == tf.float32
+    assert model.bank.lookup().dtype == tf.float32
+    assert np.isfinite(float(model.train_step(views())["loss"]))
+
+
+def test_too_many_negatives_are_refused():
+    with pytest.raises(ValueError, match="24 negatives need at least 25 videos, there are 24"):
+        make_model(tce_model.Objective(num_negatives=24))

@@ -1,0 +1,119 @@
+"""Does the exported encoder keep its contract? Signatures, preprocessing, trainable reload."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tce_tf import errors
+from tce_tf.data import augmentation
+from tce_tf.serving import encoder_module, export, loader
+
+CONFIG = encoder_module.EncoderConfig("resnet18", embedding_width=16, image_size=64)
+
+
+@pytest.fixture(scope="module", name="module")
+def _module():
+    return loader.build_encoder(CONFIG, seed=1)
+
+
+@pytest.fixture(scope="module", name="path")
+def _path(module, tmp_path_factory):
+    return export.export_encoder(module, str(tmp_path_factory.mktemp("exported")))
+
+
+@pytest.fixture(name="frames")
+def _frames():
+    return np.random.default_rng(0).integers(0, 256, (4, 50, 70, 3), dtype=np.uint8)
+
+
+def test_signatures_agree(module, path, frames):
+    loaded = tf.saved_model.load(path)
+    expected = module.frames(frames)
+    np.testing.assert_allclose(np.linalg.norm(expected["embeddings"], axis=1), 1, rtol=1e-5)
+    signatures = loaded.signatures
+    png = tf.stack([tf.io.encode_png(frame) for frame in frames])
+    for outputs in (
+        signatures["frames"](frames=tf.constant(frames)),
+        signatures["serving_default"](image_bytes=png),
+    ):
+        assert set(outputs) == {"features", "embeddings"}
+        for name in outputs:
+            np.testing.assert_allclose(outputs[name], expected[name], atol=1e-5)
+    clip = signatures["clip"](clip=tf.constant(frames.reshape(2, 2, 50, 70, 3)))
+    features = expected["features"].numpy().reshape(2, 2, -1).mean(axis=1)
+    embeddings = expected["embeddings"].numpy().reshape(2, 2, -1).mean(axis=1)
+    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    np.testing.assert_allclose(clip["features"], features, atol=1e-5)
+    np.testing.assert_allclose(clip["embeddings"], embeddings, atol=1e-5)
+
+
+def test_call_normalises_and_neither_resizes_nor_clips(module, path, frames):
+    loaded = tf.saved_model.load(path)
+    images = augmentation.preprocess_evaluation(frames, image_size=64, resize_mode="crop")
+    expected = module.frames(frames)["features"]
+    np.testing.assert_allclose(loaded(images), expected, atol=1e-5)
+    np.testing.assert_allclose(loaded(images, training=False), expected, atol=1e-5)
+    assert loaded(tf.random.stateless_uniform([2, 48, 80, 3], [0, 1])).shape == [2, 512]
+
+
+def test_reload_is_trainable(path, frames):
+    loaded = tf.saved_model.load(path)
+    images = tf.cast(frames, tf.float32) / 255
+    means = [v for v in loaded.variables if "moving_mean" in v.name]
+    before = [v.numpy() for v in means]
+    loaded(images, training=False)
+    for old, new in zip(before, means, strict=True):
+        np.testing.assert_array_equal(old, new)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(loaded(images, training=True) ** 2)
+    gradients = tape.gradient(loss, loaded.trainable_variables)
+    assert len(gradients) == 60 and all(g is not None for g in gradients)
+    assert all(float(tf.reduce_max(tf.abs(g))) > 0 for g in gradients)
+    assert len(means) == 20
+    assert all((old != new.numpy()).any() for old, new in zip(before, means, strict=True))
+    assert list(loaded.regularization_losses) == []
+
+
+def test_files(module, path):
+    with open(f"{path}/assets.extra/tce_config.json", encoding="utf-8") as file:
+        assert json.load(file) == {
+            "backbone": "resnet18",
+            "embedding_width": 16,
+            "image_size": 64,
+            "resize_mode": "crop",
+        }
+    assert loader.encoder_config(path) == CONFIG
+    assert not {op for op in export.operations(path) if "PyFunc" in op or ">" in op}
+    parent = path.rsplit("/", 1)[0]
+    assert export.versions(parent) == [1]
+    with pytest.raises(errors.UserError, match="is not overwritten"):
+        export.export_encoder(module, parent, version=1)
+    assert loader.find_saved_model(parent) == path
+
+
+def test_an_export_loads_without_this_package(path):
+    code = (
+        "import sys, tensorflow as tf; m = tf.saved_model.load(sys.argv[1]);"
+        "y = m.signatures['frames'](frames=tf.zeros([2, 40, 40, 3], tf.uint8));"
+        "print(y['features'].shape, 'tce_tf' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, path], capture_output=True, text=True, cwd="/", timeout=120
+    )
+    assert done.stdout.strip() == "(2, 512) False", done.stderr
+
+
+def test_what_is_no_encoder_is_refused(tmp_path):
+    with pytest.raises(errors.UserError, match="neither a SavedModel folder, nor"):
+        loader.load_encoder(str(tmp_path))
+
+
+def test_scratch_weights_are_seeded():
+    first, same, other = (loader.build_encoder(CONFIG, seed=s) for s in (1, 1, 2))
+    kernel = lambda module: module.variables[0].numpy()  # noqa: E731
+    np.testing.assert_array_equal(kernel(first), kernel(same))
+    assert (kernel(first) != kernel(other)).any()

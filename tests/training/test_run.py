@@ -1,0 +1,109 @@
+"""Does a run train, log, resume and export as its settings say?"""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from tce_tf import config, errors
+from tce_tf.serving import loader
+from tce_tf.training import metrics_log, run
+
+LOGGED = set(
+    "step epoch loss nce_loss rotation_loss rotation_accuracy contrast_accuracy "
+    "positive_similarity negative_similarity hard_negative_fraction mining_threshold "
+    "embedding_std learning_rate frames_per_second input_wait_fraction".split()
+)
+
+
+@pytest.fixture(name="settings")
+def _settings(synthetic_shards, tmp_path):
+    return config.TrainConfig(
+        data=synthetic_shards["train"],
+        workdir=str(tmp_path / "run"),
+        image_size=32,
+        batch_size=8,
+        num_negatives=8,
+        epochs=2,
+        decay_epochs="1",
+        log_every=1,
+        checkpoint_every=3,
+        learning_rate=0.001,
+    )
+
+
+def lines(settings):
+    with open(f"{settings.workdir}/metrics.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_run_resume_and_export(settings, synthetic_shards, tmp_path):
+    full = dataclasses.replace(
+        settings,
+        export_dir=str(tmp_path / "exported"),
+        eval_train=synthetic_shards["train"],
+        eval_test=synthetic_shards["test"],
+    )
+    result = run.train(full)
+    assert result.step == 8  # 32 videos, batch 8, 2 epochs
+    logged = lines(full)
+    assert [line["step"] for line in logged] == list(range(1, 9))
+    assert set(logged[0]) == LOGGED and set(logged[-1]) == LOGGED | {"knn.top1", "knn.top5"}
+    assert [line["epoch"] for line in logged] == [0] * 4 + [1] * 4
+    assert [line["learning_rate"] for line in logged] == pytest.approx([0.001] * 4 + [0.0001] * 4)
+    assert logged[4]["mining_threshold"] == pytest.approx(1 - 2 * np.exp(-5 * 4 / 8))
+    assert all(np.isfinite(line["loss"]) for line in logged)
+    saved = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert saved["settings"]["batch_size"] == 8 and saved["versions"]["tensorflow"]
+    assert len(saved["data"][0]["manifest"]) == 64
+    assert "--batch_size=8" in (tmp_path / "run" / "flags.txt").read_text().splitlines()
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+    # A run stopped at step 5 and started again goes on as if it had not been.
+    parted = dataclasses.replace(settings, workdir=str(tmp_path / "parted"), steps=5)
+    run.train(parted)
+    with open(f"{parted.workdir}/metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"step": 6, "loss": 0}\n{"st')  # what a killed process may leave
+    run.train(dataclasses.replace(parted, steps=0))
+    again = lines(parted)
+    assert [line["step"] for line in again] == list(range(1, 9))
+    np.testing.assert_allclose(
+        [line["loss"] for line in again], [line["loss"] for line in logged], rtol=5e-2
+    )
+
+    # The export, the workdir and the model in memory give the same embedding.
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    exported = loader.load_encoder(str(tmp_path / "exported"))
+    from_workdir = loader.load_encoder(full.workdir)
+    for name, width in (("features", 512), ("embeddings", 128)):
+        ours, theirs = exported.frames(frames)[name], from_workdir.frames(frames)[name]
+        assert ours.shape == (3, width)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_other_settings_or_data_are_refused(settings, synthetic_shards):
+    run.train(dataclasses.replace(settings, steps=1))
+    with pytest.raises(errors.UserError, match="--temperature: 0.07 then, 0.1 now"):
+        run.train(dataclasses.replace(settings, temperature=0.1))
+    with pytest.raises(errors.UserError, match="the shards in .* are others"):
+        run.train(dataclasses.replace(settings, data=synthetic_shards["test"]))
+
+
+def test_contradictions_with_the_data_are_refused(settings):
+    with pytest.raises(errors.UserError, match="--num_negatives=32 needs at least 33 videos"):
+        run.train(dataclasses.replace(settings, num_negatives=32))
+    with pytest.raises(errors.UserError, match="--batch_size"):
+        run.train(dataclasses.replace(settings, batch_size=64, workdir=settings.workdir + "2"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(settings):
+    with pytest.raises(errors.UserError, match="at step .*lower --learning_rate"):
+        run.train(dataclasses.replace(settings, learning_rate=1e30))
+
+
+def test_metrics_are_cut_back(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 3}\n{"step": 5}\n{"ste')
+    metrics_log.cut_back(str(path), 3)
+    assert path.read_text() == '{"step": 1}\n{"step": 3}\n'
