@@ -115,11 +115,13 @@ def write_shard(
             return write_shard(plan, shard, pool, scratch=own, on_clip=on_clip)
     clips = plan.shard_clips(shard)
     parts = [os.path.join(scratch, f"{clip.video_index:09d}.record") for clip in clips]
+
+    def submit(clip: plans.PlannedClip, part: str):
+        encoding = plan.options.encoding
+        return pool.submit(encode_record, clip, encoding, part, timeout_seconds=_time_limit(clip))
+
     with _submitting:  # a shard's clips stand together in the queue, so that shards end one by one
-        futures = [
-            pool.submit(encode_record, clip, plan.options.encoding, part, timeout_seconds=seconds)
-            for clip, part, seconds in zip(clips, parts, map(_time_limit, clips), strict=True)
-        ]
+        futures = [submit(clip, part) for clip, part in zip(clips, parts, strict=True)]
     name = plan.shard_file(shard)
     temporary = os.path.join(scratch, name)
     entries, rejected, index = [], [], [np.zeros(0, shard_format.INDEX_DTYPE)]
@@ -127,7 +129,11 @@ def write_shard(
         with open(temporary, "wb") as file:
             for clip, part, future in zip(clips, parts, futures, strict=True):
                 try:
-                    entry, rows = pool.result(future)
+                    try:
+                        entry, rows = pool.result(future)
+                    except workers.WorkerDied:
+                        # Once more: the system kills processes for its own reasons (memory).
+                        entry, rows = pool.result(submit(clip, part))
                 except VideoError as error:
                     rejected.append(_rejection(clip, str(error)))
                     on_clip(0)

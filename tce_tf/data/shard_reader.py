@@ -6,6 +6,7 @@ The index gives each frame's place inside its shard, so a frame costs one positi
     jpegs = reader.read_frames(videos=[0, 0, 7], frames=[3, 4, 11])
 """
 
+import io
 import os
 import resource
 import threading
@@ -29,7 +30,6 @@ class FrameError(Exception):
     """
 
     def __init__(self, message: str, video: int, frame: int):
-        """Keeps what a caller needs to count the fault or to leave the video out."""
         super().__init__(message)
         self.video = video
         self.frame = frame
@@ -268,8 +268,6 @@ def _load_index(path: str, num_frames: int) -> np.ndarray:
     """
     try:
         if storage.is_remote(path):
-            import io
-
             index = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
         elif num_frames:
             index = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -117,12 +117,10 @@ class Motion:
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draws colours, light and background of one group."""
-    background = rng.uniform(0.1, 0.9, 3)
-    contrast = rng.uniform(0.35, 0.6, 3)
-    sign = rng.choice([-1.0, 1.0], 3)
-    sign = np.where(
-        (background + sign * contrast > 1) | (background + sign * contrast < 0), -sign, sign
-    )
+    contrast = rng.uniform(0.3, 0.6)
+    darker, sign = rng.uniform(0.1, 0.9 - contrast), rng.choice([0, 1])
+    background = darker + (1 - sign) * contrast + rng.normal(0, 0.06, 3)
+    figure = darker + sign * contrast + rng.normal(0, 0.06, 3)
     count = 5
     angles, cycles = rng.uniform(0, np.pi, count), rng.uniform(0.15, 0.9, count)
     waves = np.stack(
@@ -135,10 +133,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     )
     return Scene(
         background=background,
-        figure=np.clip(background + sign * contrast, 0, 1),
+        figure=figure,
         light=rng.uniform(0.6, 1.1),
         waves=waves,
-        wave_colours=rng.normal(0, 0.05, (count, 3)),
+        wave_colours=rng.normal(0, 0.03, (count, 3)),
         shading=rng.uniform(-0.1, 0.1, 3),
     )
 
@@ -170,7 +168,7 @@ def draw_motion(rng: np.random.Generator, *, num_frames: int, fps: float) -> Mot
         zoom=path(0.8, 1.25, 0.4),
         roll=path(-0.3, 0.3, 0.4),
         light=path(0.75, 1.15, 0.5),
-        tint=np.stack([path(-0.1, 0.1, 0.5) for _ in range(3)], axis=1),
+        tint=np.stack([path(-0.06, 0.06, 0.5) for _ in range(3)], axis=1),
     )
 
 

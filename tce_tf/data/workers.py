@@ -19,6 +19,10 @@ from tce_tf.data.pictures import VideoError
 _TASKS_PER_WORKER = 500
 
 
+class WorkerDied(VideoError):
+    """The task's process ended under it: the decoder crashed, or something outside killed it."""
+
+
 class DecodePool:
     """Worker processes that run one task a video.
 
@@ -38,6 +42,7 @@ class DecodePool:
         if context.get_start_method() == "forkserver":
             # Imported once in the server, so that a worker is there in milliseconds.
             context.set_forkserver_preload(["tce_tf.data.conversion"])
+        self._stopped = False
         self._pool = pebble.ProcessPool(
             max_workers=self.num_workers, max_tasks=_TASKS_PER_WORKER, context=context
         )
@@ -49,15 +54,18 @@ class DecodePool:
         if kind is None:
             self._pool.close()
         else:
-            self._pool.stop()
+            self.stop()
         self._pool.join()
 
     def stop(self) -> None:
-        """Ends the workers now; tasks that are not done are cancelled."""
+        """Ends the workers now. Whoever waits for a result gets CancelledError."""
+        self._stopped = True
         self._pool.stop()
 
     def submit(self, function, *args, timeout_seconds: float):
         """Schedules `function(*args)` (importable, picklable) and returns its future."""
+        if self._stopped:
+            raise concurrent.futures.CancelledError
         future = self._pool.schedule(function, args=args, timeout=timeout_seconds)
         future.timeout_seconds = timeout_seconds
         return future
@@ -66,18 +74,31 @@ class DecodePool:
         """Waits for a task.
 
         Raises:
-          VideoError: the task raised it, crashed its process, took too long, or hit an error this
-            program did not foresee (which is logged in full): the reason this video is left out.
+          VideoError: the task raised it, took too long, or hit an error this program did not
+            foresee (which is logged in full): the reason this video is left out.
+          WorkerDied: a VideoError too.
           errors.UserError: the task raised it (a full disk, ...): going on makes no sense.
+          concurrent.futures.CancelledError: the pool was stopped.
         """
+        # A stopped pool leaves some futures undone for ever and gives others errors of its own,
+        # which must not pass for a fault of the video.
+        while not concurrent.futures.wait([future], timeout=0.5).done and not self._stopped:
+            pass
+        if self._stopped:
+            raise concurrent.futures.CancelledError
         try:
             return future.result()
-        except (VideoError, errors.UserError, concurrent.futures.CancelledError):
+        except (VideoError, errors.UserError):
             raise
+        except concurrent.futures.BrokenExecutor as error:
+            raise errors.UserError(
+                f"the decoding processes were ended from outside ({error.__cause__ or error}); "
+                "run the same command again to go on"
+            ) from error
         except concurrent.futures.TimeoutError as error:
             raise VideoError(f"decoding took more than {future.timeout_seconds:g} s") from error
         except pebble.ProcessExpired as error:
-            raise VideoError(f"its decoder crashed (exit code {error.exitcode})") from error
+            raise WorkerDied(f"its decoder crashed (exit code {error.exitcode})") from error
         except MemoryError as error:
             raise VideoError("not enough memory to decode it") from error
         except Exception as error:

@@ -129,7 +129,7 @@ def encoder_of(
     return encoder_module.EncoderModule(settings, model.backbone, model.projection)
 
 
-def _make_input(config, reader) -> pipeline.TrainingInput:
+def _make_input(config, reader, worker_index=0, num_workers=1) -> pipeline.TrainingInput:
     return pipeline.TrainingInput(
         reader,
         batch_size=config.batch_size,
@@ -137,6 +137,8 @@ def _make_input(config, reader) -> pipeline.TrainingInput:
         seed=config.seed,
         resize_mode=config.resize_mode,
         max_bad_fraction=config.max_bad_fraction,
+        worker_index=worker_index,
+        num_workers=num_workers,
     )
 
 
@@ -168,11 +170,16 @@ class _Loop:
         # The model has reduced them already: every replica holds the same.
         return {k: self._strategy.experimental_local_results(v)[0] for k, v in logs.items()}
 
-    def _batches(self, start_step, last_step):
+    def _batches(self, reader, start_step, last_step):
         replicas = self._strategy.num_replicas_in_sync
 
         def per_replica(context):
-            dataset = self._inputs.dataset(start_step=start_step, num_steps=last_step - start_step)
+            inputs = self._inputs
+            if context.num_input_pipelines > 1:  # each worker reads its slice of every batch
+                inputs = _make_input(
+                    self._config, reader, context.input_pipeline_id, context.num_input_pipelines
+                )
+            dataset = inputs.dataset(start_step=start_step, num_steps=last_step - start_step)
             if replicas == 1:
                 return dataset
             return dataset.rebatch(context.get_per_replica_batch_size(self._config.batch_size))
@@ -185,7 +192,7 @@ class _Loop:
         every = config.checkpoint_every or self._inputs.steps_per_epoch
         images = config.batch_size * (3 if config.rotation_weight else 2)
         log = metrics_log.MetricsLog(config.workdir, start_step=start_step, total_steps=last_step)
-        batches = self._batches(start_step, last_step)
+        batches = self._batches(reader, start_step, last_step)
         wait, since, since_step = 0.0, time.monotonic(), start_step
         values: dict[str, float] = {}
         try:

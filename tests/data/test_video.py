@@ -138,7 +138,10 @@ def test_damaged_middle_costs_frames_up_to_the_next_key_frame(tmp_path):
 def test_cut_off_end_keeps_what_is_there(tmp_path):
     path = tiny_videos.write_video(tmp_path / "a.avi", codec="mpeg4", frames=40)
     data = open(path, "rb").read()
-    (tmp_path / "b.avi").write_bytes(data[: len(data) // 2])
+    end = data.index(b"movi")
+    for _ in range(20):
+        end = data.index(b"00dc", end + 1)
+    (tmp_path / "b.avi").write_bytes(data[: end + 30])
     clip = video.encode_clip(str(tmp_path / "b.avi"), video.EncodeOptions(Sizing(0)))
     assert clip.truncated and 10 < len(clip.jpegs) < 30
 

@@ -1,10 +1,14 @@
 """Tiny videos whose every frame is known, for the tests of the data path."""
 
 import os
+import signal
+import time
 
 import av
 import numpy as np
 from PIL import Image
+
+from tce_tf.data import conversion
 
 HEIGHT, WIDTH, FRAMES, FPS = 48, 64, 12, 10
 # Left upper, right upper, left lower, right lower: a turned or mirrored picture shows.
@@ -54,10 +58,24 @@ def write_video(
     return str(path)
 
 
-def write_frames(folder, *, frames=FRAMES, height=HEIGHT, width=WIDTH, name="frame{:06d}.jpg") -> str:
+def write_frames(
+    folder, *, frames=FRAMES, height=HEIGHT, width=WIDTH, name="frame{:06d}.jpg"
+) -> str:
     """Writes a frame folder, numbered from 1."""
     os.makedirs(folder, exist_ok=True)
     for number in range(frames):
         image = Image.fromarray(picture(number, height, width))
         image.save(os.path.join(folder, name.format(number + 1)), quality=95)
     return str(folder)
+
+
+_encode_record = conversion.encode_record  # before a test replaces it
+
+
+def encode_with_faults(clip, encoding, path):
+    """Stands in for `conversion.encode_record` in worker processes: one crash, one hang."""
+    if "Run_g02" in clip.name:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if "Run_g03" in clip.name:
+        time.sleep(60)
+    return _encode_record(clip, encoding, path)
