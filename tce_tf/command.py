@@ -117,6 +117,8 @@ def run(
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    # absl's global flags stay unused; unless marked it warns of logging before they are parsed.
+    flags.FLAGS.mark_as_parsed()
     # It reports every all-reduce it lays out; what a user should know of it comes as a warning.
     logging_of_python.getLogger("tensorflow").setLevel(logging_of_python.WARNING)
     if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):

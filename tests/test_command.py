@@ -28,7 +28,9 @@ def test_two_commands_in_one_process_do_not_clash():
     assert command.parse(define, ["--count=2"]).count == 2
 
 
-@pytest.mark.parametrize("arguments", [["--count=x"], ["--count=-1"], ["--nope"], ["--kind=c"], ["y"]])
+@pytest.mark.parametrize(
+    "arguments", [["--count=x"], ["--count=-1"], ["--nope"], ["--kind=c"], ["y"]]
+)
 def test_bad_flags_are_errors(arguments):
     with pytest.raises(flags.Error):
         command.parse(define, arguments)

@@ -44,7 +44,7 @@ def test_no_flags_in_libraries_and_none_defined_at_import():
     for path in PACKAGE.rglob("*.py"):
         tree = ast.parse(path.read_text())
         text = path.read_text()
-        assert "FLAGS" not in text, path
+        assert "FLAGS" not in text or path.name == "command.py", path
         if path.parent != PACKAGE:
             assert "absl import flags" not in text, path
         for node in tree.body:

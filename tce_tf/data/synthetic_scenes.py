@@ -22,7 +22,7 @@ import numpy as np
 Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
-_PERIOD = 0.4  # five motifs across a figure
+_PERIOD = 2 / 3  # three motifs across a figure
 
 
 def _fold(value: np.ndarray, period: float = _PERIOD) -> np.ndarray:
@@ -93,7 +93,7 @@ class Scene:
 
     background: np.ndarray
     figure: np.ndarray
-    light: float
+    light: np.ndarray
     waves: np.ndarray  # [W, 3]: two spatial frequencies (radians per unit) and a phase
     wave_colours: np.ndarray  # [W, 3]
     shading: np.ndarray  # [3]: change of the figure's colour from its top to its bottom
@@ -117,10 +117,11 @@ class Motion:
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draws colours, light and background of one group."""
-    contrast = rng.uniform(0.3, 0.6)
-    darker, sign = rng.uniform(0.1, 0.9 - contrast), rng.choice([0, 1])
-    background = darker + (1 - sign) * contrast + rng.normal(0, 0.06, 3)
-    figure = darker + sign * contrast + rng.normal(0, 0.06, 3)
+    contrast = rng.uniform(0.35, 0.7)
+    darker, lighter_figure = rng.uniform(0.1, 0.95 - contrast), rng.choice([0, 1])
+    background = darker + (1 - lighter_figure) * contrast + rng.normal(0, 0.02, 3)
+    figure = darker + lighter_figure * contrast + rng.normal(0, 0.02, 3)
+    tint = rng.uniform(0.25, 1.0, 3)
     count = 5
     angles, cycles = rng.uniform(0, np.pi, count), rng.uniform(0.15, 0.9, count)
     waves = np.stack(
@@ -134,10 +135,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return Scene(
         background=background,
         figure=figure,
-        light=rng.uniform(0.6, 1.1),
+        light=rng.uniform(0.7, 1.1) * tint / tint.max(),
         waves=waves,
-        wave_colours=rng.normal(0, 0.03, (count, 3)),
-        shading=rng.uniform(-0.1, 0.1, 3),
+        wave_colours=rng.normal(0, 0.04, (count, 1)) + rng.normal(0, 0.01, (count, 3)),
+        shading=np.full(3, rng.uniform(-0.1, 0.1)),
     )
 
 
@@ -168,7 +169,7 @@ def draw_motion(rng: np.random.Generator, *, num_frames: int, fps: float) -> Mot
         zoom=path(0.8, 1.25, 0.4),
         roll=path(-0.3, 0.3, 0.4),
         light=path(0.75, 1.15, 0.5),
-        tint=np.stack([path(-0.06, 0.06, 0.5) for _ in range(3)], axis=1),
+        tint=np.stack([path(-0.03, 0.03, 0.5) for _ in range(3)], axis=1),
     )
 
 
@@ -206,5 +207,7 @@ def render(
         colour = (scene.figure + motion.tint[t]).astype(np.float32)
         colour = colour + y[..., None] * scene.shading.astype(np.float32)
 
-        image = (background + cover * (colour - background)) * (scene.light * now["light"])
+        image = (background + cover * (colour - background)) * (scene.light * now["light"]).astype(
+            np.float32
+        )
         yield np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)

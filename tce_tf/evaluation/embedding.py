@@ -77,7 +77,7 @@ def embed(
                 ]
             except (pictures.VideoError, shard_reader.FrameError, ValueError) as error:
                 raise errors.UserError(f"{path}: {footage.name}: {error}") from error
-            features, embeddings, timestamps = (np.concatenate(part) for part in zip(*encoded, strict=True))
+            features, embeddings, timestamps = map(np.concatenate, zip(*encoded, strict=True))
             if pool == "video":
                 features = features.mean(axis=0, keepdims=True)
                 embeddings = embeddings.mean(axis=0, keepdims=True)
