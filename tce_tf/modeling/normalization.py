@@ -64,7 +64,8 @@ class BatchNormalization(keras.layers.Layer):
             axes = list(range(inputs.shape.rank - 1))
             mean, variance = tf.nn.moments(tf.cast(inputs, gamma.dtype), axes)
             count = tf.cast(tf.size(inputs) / tf.shape(inputs)[-1], variance.dtype)
-            unbiased = variance * count / (count - 1)
+            # A single value has no unbiased variance: as in the fused kernel its own, 0, is kept.
+            unbiased = variance * count / tf.maximum(count - 1, 1)
             outputs = _plain(inputs, gamma, beta, mean, variance)
 
         mean, unbiased = tf.stop_gradient(mean), tf.stop_gradient(unbiased)
