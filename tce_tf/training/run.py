@@ -59,7 +59,7 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
             schedules.decay_steps(config.decay_epoch_list, inputs.steps_per_epoch),
             config.decay_factor,
         )
-        optimizer = _make_optimizer(config, schedule, model)
+        optimizer = make_optimizer(config, schedule, model)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
     start_step = store.restore() or 0
     if start_step:
@@ -142,7 +142,8 @@ def _make_input(config, reader, worker_index=0, num_workers=1) -> pipeline.Train
     )
 
 
-def _make_optimizer(config, schedule, model):
+def make_optimizer(config, schedule, model):
+    """The optimizer of a run, built for the weights that the loss reaches and given to the model."""
     optimizer = optimizers.SGD(
         schedule, momentum=config.momentum, coupled_weight_decay=config.weight_decay
     )
