@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tce_tf.modeling import losses
+from tce_tf.modeling import losses, mining
+
+# Mined ones among 12 negatives.
+NUM_HARD = {"random": 0, "mixed": 5, "hard": 12}
 
 
 def unit(rng, *shape):
@@ -37,17 +40,20 @@ def slow_gradient(function, x, step=1e-6):
 
 
 @pytest.mark.parametrize("jit", [False, True])
-@pytest.mark.parametrize("regime", ["random", "mixed", "hard"])
+@pytest.mark.parametrize("regime", NUM_HARD)
 def test_similarity_matrix_form_equals_the_slow_form(regime, jit):
     rng = np.random.default_rng(0)
     anchor, positive, bank = unit(rng, 3, 8), unit(rng, 3, 8), unit(rng, 20, 8)
-    hardest = np.argsort(-(anchor @ bank.T), axis=1)[:, :12]
-    drawn = rng.integers(0, 20, (3, 12))
-    negatives = {
-        "random": drawn,
-        "hard": hardest,
-        "mixed": np.concatenate([hardest[:, :5], drawn[:, 5:]], axis=1),
-    }[regime]
+    negatives, mined = mining.mine_hard_negatives(
+        tf.constant(anchor @ bank.T),
+        tf.range(3),
+        tf.ones(20, tf.bool),
+        tf.constant(rng.integers(3, 20, (3, 12)), tf.int32),  # with repetitions
+        tf.constant(1.0, tf.float64),
+        NUM_HARD[regime],
+    )
+    assert mined.numpy().tolist() == [NUM_HARD[regime]] * 3
+    negatives = negatives.numpy()
     z, temperature = 37.0, 0.07
 
     @tf.function(jit_compile=jit)

@@ -18,6 +18,14 @@ def test_threshold_closed_form():
     assert np.all(np.diff(rising) > 0) and rising[0] == pytest.approx(0.1) and rising[-1] < 0.5
 
 
+def test_threshold_meets_its_ends_for_any_setting():
+    for low, high, rate in ((-1.0, 1.0, 5.0), (0.2, 0.2, 5.0), (-0.5, 0.7, 0.0), (0.0, 1.0, 50.0)):
+        for progress in np.linspace(0, 1, 11):
+            expected = low + (high - low) * (1 - np.exp(-rate * progress))
+            actual = mining.mining_threshold(tf.constant(progress), low, high, rate)
+            assert float(actual) == pytest.approx(expected, abs=1e-12)
+
+
 def negatives(similarity, own, live, threshold, num_negatives, max_hard, seed=0):
     random_rows = mining.sample_random_negatives(
         tf.constant(own), np.flatnonzero(live), num_negatives, tf.constant([seed, 0])
@@ -33,14 +41,18 @@ def negatives(similarity, own, live, threshold, num_negatives, max_hard, seed=0)
     return chosen.numpy(), mined.numpy(), random_rows.numpy()
 
 
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=100, deadline=None)
 @hypothesis.given(
     seed=st.integers(0, 10**6),
     num_videos=st.integers(2, 30),
-    threshold=st.floats(-1, 1, width=32),
+    # Quarters as well, so that scores tie with each other and with the threshold.
+    threshold=st.floats(-1, 1, width=32) | st.integers(-4, 4).map(lambda quarter: quarter / 4),
+    in_quarters=st.booleans(),
     hard_fraction=st.floats(0, 1),
 )
-def test_mined_rows_are_those_of_the_oracle(seed, num_videos, threshold, hard_fraction):
+def test_mined_rows_are_those_of_the_oracle(
+    seed, num_videos, threshold, in_quarters, hard_fraction
+):
     rng = np.random.default_rng(seed)
     batch = int(rng.integers(1, num_videos + 1))
     num_negatives = int(rng.integers(1, num_videos))
@@ -49,6 +61,8 @@ def test_mined_rows_are_those_of_the_oracle(seed, num_videos, threshold, hard_fr
     live[own] = True
     live[(own[0] + 1) % num_videos] = True  # another row to draw
     similarity = rng.uniform(-1, 1, (batch, num_videos)).astype(np.float32)
+    if in_quarters:
+        similarity = np.round(similarity * 4) / np.float32(4)
     max_hard = int(hard_fraction * num_negatives)
     chosen, mined, random_rows = negatives(
         similarity, own, live, threshold, num_negatives, max_hard, seed
@@ -87,6 +101,35 @@ def test_random_rows_do_not_depend_on_how_the_batch_is_shared():
         for s in (0, 4)
     ]
     np.testing.assert_array_equal(whole, np.concatenate(halves))
+
+
+def test_random_rows_are_uniform_over_many_steps():
+    """One draw a step, as the rows of a batch see it: seeds that differ by one are independent."""
+    own, live_rows, steps = tf.constant([5, 2]), np.arange(12), 3000
+
+    @tf.function
+    def draw(step):
+        seed = tf.stack([tf.constant(9, tf.int64), step])
+        return mining.sample_random_negatives(own, live_rows, 2, seed)
+
+    rows = np.stack([draw(step).numpy() for step in tf.range(steps, dtype=tf.int64)])  # [steps,2,2]
+    for b, own_row in enumerate((5, 2)):
+        counts = np.bincount(rows[:, b].ravel(), minlength=12)
+        assert counts[own_row] == 0
+        others = np.delete(counts, own_row)
+        assert np.sum((others - 2 * steps / 11) ** 2 / (2 * steps / 11)) < 29.59  # 10 d.f., p 0.001
+    for one, other in ((rows[1:, 0, 0], rows[:-1, 0, 0]), (rows[:, 0, 0], rows[:, 0, 1]),
+                       (rows[:, 0, 0], rows[:, 1, 0])):  # fmt: skip
+        assert abs(np.corrcoef(one, other)[0, 1]) < 4.5 / np.sqrt(steps)
+
+
+def test_a_row_at_the_threshold_is_not_mined():
+    similarity = np.array([[0.9, 0.5, 0.25, 0.25, np.nextafter(np.float32(0.5), np.float32(0))]])
+    chosen, mined, random_rows = negatives(
+        similarity.astype(np.float32), np.array([0]), np.ones(5, bool), 0.5, 4, 4
+    )
+    assert mined.tolist() == [3] and chosen[0, :3].tolist() == [4, 2, 3]
+    assert chosen[0, 3] == random_rows[0, 3]
 
 
 def test_two_videos():
