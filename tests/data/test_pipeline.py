@@ -4,10 +4,8 @@ import io
 
 import numpy as np
 import pytest
-import simplejpeg
 import tensorflow as tf
-from fake_reader import FakeReader
-from PIL import Image
+from fake_reader import FakeReader, shown
 
 from tce_tf.data import (
     augmentation,
@@ -17,7 +15,6 @@ from tce_tf.data import (
     plan,
     sampling,
     shard_reader,
-    video_frames,
 )
 from tce_tf.errors import UserError
 
@@ -36,11 +33,6 @@ def assert_same(first, second):
     assert first.keys() == second.keys()
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-
-
-def shown(image):
-    """Video and frame number that a flat frame of the FakeReader shows."""
-    return tuple(np.round(image[..., :2].mean((0, 1)) / 10).astype(int).tolist())
 
 
 def test_a_batch_is_what_its_draws_say():
@@ -90,6 +82,25 @@ def test_pair_shares_its_crop_and_the_third_view_has_its_own():
             assert np.abs(difference).max() <= 3
     np.testing.assert_array_equal(corners["anchor"], corners["positive"])
     assert np.mean(np.all(corners["anchor"] == corners["rotated"], axis=1)) < 0.1
+
+
+def test_crops_are_uniform_over_every_position():
+    reader = FakeReader([2] * 60, sizes=(32, 40), textured=True)
+    inputs = make_input(reader, batch_size=60)
+    corners = {"anchor": [], "rotated": []}
+    for epoch in range(20):
+        batch = inputs.load_step(epoch)
+        for view, found in corners.items():
+            found.append(np.round(batch[f"{view}_frames"][:, 0, 0, :2] / 4).astype(int))
+    corners = {view: np.concatenate(found) for view, found in corners.items()}  # [1200, 2]
+    for found in corners.values():
+        # 5 tops, 13 lefts: chi-square with 4 and 12 degrees of freedom, p = 0.001.
+        for axis, (places, limit) in enumerate(((5, 18.47), (13, 32.91))):
+            counts = np.bincount(found[:, axis], minlength=places)
+            assert len(counts) == places
+            assert np.sum((counts - 1200 / places) ** 2 / (1200 / places)) < limit
+    four = np.concatenate(list(corners.values()), axis=1)
+    assert np.abs(np.corrcoef(four.T) - np.eye(4)).max() < 4.5 / np.sqrt(1200)
 
 
 def test_frames_of_many_sizes_are_padded_to_one_static_shape():
@@ -246,48 +257,6 @@ def test_the_dataset_is_deterministic_static_and_splits_over_replicas():
         parts = strategy.experimental_local_results(batch["video_index"])
         assert [len(part) for part in parts] == [4, 4]
         np.testing.assert_array_equal(np.concatenate(parts), whole["video_index"])
-
-
-def test_decoding_equals_tensorflows_accurate_method():
-    rng = np.random.default_rng(0)
-    image = tf.image.resize(rng.integers(0, 256, (9, 12, 3)), [61, 83]).numpy().astype(np.uint8)
-    for sampling_mode in ("444", "420"):
-        jpeg = simplejpeg.encode_jpeg(image, 90, colorsubsampling=sampling_mode)
-        expected = tf.io.decode_jpeg(jpeg, channels=3, dct_method="INTEGER_ACCURATE")
-        np.testing.assert_array_equal(decoding.decode_jpeg(jpeg), expected)
-
-
-def test_grey_jpegs_become_rgb_and_damage_is_noticed():
-    buffer = io.BytesIO()
-    Image.fromarray(np.arange(32 * 40, dtype=np.uint8).reshape(32, 40)).save(buffer, "JPEG")
-    pixels = decoding.decode_jpeg(buffer.getvalue())
-    assert pixels.shape == (32, 40, 3)
-    np.testing.assert_array_equal(pixels[..., 0], pixels[..., 2])
-    for damaged in (b"", b"junk", buffer.getvalue()[:-100]):
-        with pytest.raises(ValueError):
-            decoding.decode_jpeg(damaged)
-
-
-def test_evaluation_frames_are_whole_and_evenly_spaced():
-    sizes = [(32, 48), (40, 24), (32, 32)]
-    reader = FakeReader([20, 3, 1], sizes=sizes, first_row=5)
-    videos = list(video_frames.frames_dataset(reader, frames_per_video=4).as_numpy_iterator())
-    assert [video["video_index"] for video in videos] == [5, 7, 9]
-    assert [video["label"] for video in videos] == [0, 1, 0]
-    for number, (video, size) in enumerate(zip(videos, sizes, strict=True)):
-        assert video["frames"].shape == (4, *size, 3) and video["frames"].dtype == np.uint8
-        wanted = sampling.evenly_spaced_frames(int(reader.num_frames[number]), 4)
-        assert [shown(frame) for frame in video["frames"]] == [(number, t) for t in wanted]
-
-
-def test_evaluation_replaces_bad_frames_and_refuses_videos_without_good_ones():
-    reader = FakeReader([4, 2])
-    reader.damaged = {(0, 1)}
-    first = next(iter(video_frames.frames_dataset(reader, frames_per_video=4)))
-    assert [shown(frame) for frame in first["frames"].numpy()] == [(0, 0), (0, 0), (0, 2), (0, 3)]
-    reader.garbled = {(1, 0), (1, 1)}
-    with pytest.raises(UserError, match="no readable frame: .*video001"), pipeline.user_errors():
-        list(video_frames.frames_dataset(reader, frames_per_video=4))
 
 
 def test_true_shards_give_the_frames_that_were_put_in(tmp_path):

@@ -2,9 +2,11 @@
 
 import collections
 
+import hypothesis
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import strategies as st
 
 from tce_tf.data import sampling
 from tce_tf.errors import UserError
@@ -151,6 +153,31 @@ def test_short_videos_take_the_farthest_frame_and_are_counted():
     assert collections.Counter(zip(anchor.tolist(), positive.tolist(), strict=True)).keys() == {
         (0, 3), (1, 3), (2, 0), (3, 0),
     }  # fmt: skip
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(
+    seed=st.integers(0, 10**6),
+    longest=st.integers(1, 40),
+    low=st.integers(0, 12),
+    spread=st.integers(0, 6),
+)
+def test_pairs_are_those_of_the_rule_spelled_out(seed, longest, low, spread):
+    rng = np.random.default_rng(seed)
+    num_frames = rng.integers(1, longest + 1, 30)
+    draws, _ = sampling.uniform_draws(seed, 0, np.arange(30))
+    anchor, positive, is_farthest = sampling.sample_pairs(draws, num_frames, (low, low + spread))
+    for i, (frame, gap, direction) in enumerate(draws[:, :3]):
+        t, g = int(frame * num_frames[i]), low + int(gap * (spread + 1))
+        frames = range(num_frames[i])
+        first, second = (t + g, t - g) if direction < 0.5 else (t - g, t + g)
+        assert anchor[i] == t and positive[i] in frames
+        if first in frames:
+            assert (positive[i], is_farthest[i]) == (first, False)
+        elif second in frames:
+            assert (positive[i], is_farthest[i]) == (second, False)
+        else:
+            assert abs(positive[i] - t) == max(abs(f - t) for f in frames) and is_farthest[i]
 
 
 def test_one_frame_videos_train_only_with_gap_zero():
