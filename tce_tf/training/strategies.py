@@ -35,9 +35,9 @@ def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:
         lower = batch_size - batch_size % replicas
+        nearest = f"{lower} or {lower + replicas}" if lower else f"{replicas}"
         raise errors.UserError(
-            f"--batch_size={batch_size} does not divide over {replicas} replicas: "
-            f"use {lower or replicas} or {lower + replicas}"
+            f"--batch_size={batch_size} does not divide over {replicas} replicas: use {nearest}"
         )
 
 

@@ -1,0 +1,120 @@
+"""Does a workdir tell what made it, and refuse what would make other numbers?"""
+
+import dataclasses
+import hashlib
+import os
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tce_tf import command, config, errors, train
+from tce_tf.training import provenance
+
+# Another value than the default for each kind of setting.
+OTHER = {"learning_rate": 0.5, "mining": False, "frame_gap": "2:4", "seed": 7}
+
+
+@pytest.fixture(name="shards")
+def _shards(tmp_path):
+    """Two folders that a manifest alone makes shard folders of."""
+    folders = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(f'{{"videos": "{name}"}}')
+        folders.append(str(tmp_path / name))
+    return folders
+
+
+@pytest.fixture(name="workdir")
+def _workdir(tmp_path):
+    (tmp_path / "run").mkdir()
+    return str(tmp_path / "run")
+
+
+def settings(**changes):
+    return config.TrainConfig(data="a,b", workdir="somewhere", **changes)
+
+
+def test_config_holds_settings_versions_and_data(workdir, shards):
+    given = settings(epochs=3)
+    provenance.save_config(workdir, given, shards)
+    saved = provenance.read_config(workdir)
+    assert saved["settings"] == dataclasses.asdict(given)
+    assert saved["versions"]["tensorflow"] == tf.__version__
+    assert saved["versions"]["keras"] == keras.__version__
+    expected = [hashlib.sha256(f'{{"videos": "{name}"}}'.encode()).hexdigest() for name in "ab"]
+    assert [entry["manifest"] for entry in saved["data"]] == expected
+    assert [entry["folder"] for entry in saved["data"]] == shards
+
+
+def test_flags_file_gives_the_same_settings_again(workdir, shards):
+    given = settings(**OTHER, export_dir="with space/x", eval_train="p,q", eval_test="r")
+    provenance.save_config(workdir, given, shards)
+    values = command.parse(train.define_flags, [f"--flagfile={workdir}/flags.txt"])
+    assert command.to_dataclass(config.TrainConfig, values) == given
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_a_setting_that_changes_numbers_is_refused_and_named(workdir, shards, name):
+    provenance.save_config(workdir, settings(), shards)
+    before = (provenance.read_config(workdir), getattr(settings(), name))
+    with pytest.raises(errors.UserError) as failure:
+        provenance.save_config(workdir, settings(**{name: OTHER[name]}), shards)
+    assert f"--{name}: {before[1]!r} then, {OTHER[name]!r} now" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert provenance.read_config(workdir) == before[0]  # the run's own settings stay
+
+
+def test_free_settings_may_change_and_are_noted(workdir, shards):
+    provenance.save_config(workdir, settings(), shards)
+    free = {"steps": 9, "log_every": 3, "keep": 1, "jit": "off", "strategy": "one_device"}
+    provenance.save_config(workdir, settings(**free), shards)
+    assert provenance.read_config(workdir)["settings"]["steps"] == 9
+
+
+def test_every_free_setting_is_a_setting():
+    names = {field.name for field in dataclasses.fields(config.TrainConfig)}
+    assert names >= provenance.FREE_SETTINGS
+    # What the numbers depend on cannot be free.
+    assert not provenance.FREE_SETTINGS & {
+        "batch_size", "epochs", "seed", "precision", "frame_gap", "num_negatives", "data",
+    }  # fmt: skip
+
+
+def test_data_may_move_but_not_change_or_swap(workdir, shards, tmp_path):
+    provenance.save_config(workdir, settings(), shards)
+    (tmp_path / "a").rename(tmp_path / "moved")
+    moved = [str(tmp_path / "moved"), shards[1]]
+    provenance.save_config(workdir, dataclasses.replace(settings(), data="moved,b"), moved)
+    for others in (moved[::-1], moved[:1]):  # bank rows follow the order of the folders
+        with pytest.raises(errors.UserError, match="--data: the shards in a,b are others"):
+            provenance.save_config(workdir, settings(), others)
+    (tmp_path / "b" / "manifest.json").write_text("{}")
+    with pytest.raises(errors.UserError, match="--data"):
+        provenance.save_config(workdir, settings(), moved)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "\xff"])
+def test_a_damaged_config_is_the_users_to_mend(workdir, content):
+    with open(f"{workdir}/config.json", "w", encoding="latin-1") as file:
+        file.write(content)
+    with pytest.raises(errors.UserError, match="config.json: not a config written by train"):
+        provenance.read_config(workdir)
+
+
+def test_a_folder_without_config_is_no_workdir(workdir):
+    with pytest.raises(errors.UserError, match="config.json: No such file.*: not a training"):
+        provenance.read_config(workdir)
+
+
+def test_a_write_that_is_cut_short_leaves_the_config_as_it_was(workdir, shards, monkeypatch):
+    provenance.save_config(workdir, settings(), shards)
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        provenance.save_config(workdir, settings(steps=5), shards)
+    assert provenance.read_config(workdir)["settings"]["steps"] == 0
