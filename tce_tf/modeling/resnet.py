@@ -21,6 +21,8 @@ STAGES = {
     "resnet101": ((3, 4, 23, 3), True),
 }
 BOTTLENECK_EXPANSION = 4
+# What the first convolution sees: an image, or the 5 differences of 6 consecutive ones.
+INPUT_CHANNELS = {"rgb": 3, "stack_of_differences": 15}
 
 
 def layer_seed(seed: int, name: str) -> int:

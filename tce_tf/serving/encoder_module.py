@@ -14,12 +14,16 @@ from tce_tf.modeling import heads, resnet
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-    """What rebuilds an encoder's Keras layers; saved in `assets.extra/tce_config.json`."""
+    """What rebuilds an encoder's Keras layers; saved in `assets.extra/tce_config.json`.
+
+    `input_mode` is one of `resnet.INPUT_CHANNELS`; `EncoderModule` takes `rgb` only.
+    """
 
     backbone: str = "resnet18"
     embedding_width: int = 128
     image_size: int = 224
     resize_mode: str = "crop"
+    input_mode: str = "rgb"
 
 
 class EncoderModule(tf.Module):

@@ -14,10 +14,18 @@ def build_encoder(
     config: encoder_module.EncoderConfig, *, seed: int = 0
 ) -> encoder_module.EncoderModule:
     """An encoder with fresh weights, as training starts with."""
+    return encoder_module.EncoderModule(config, *build_layers(config, seed=seed))
+
+
+def build_layers(
+    config: encoder_module.EncoderConfig, *, seed: int = 0
+) -> tuple[resnet.ResNet, heads.ProjectionHead]:
+    """Backbone and projection head with fresh weights, for the config's input mode."""
     backbone = resnet.ResNet(config.backbone, seed=seed)
     projection = heads.ProjectionHead(config.embedding_width, seed=seed)
-    projection(backbone(tf.zeros([1, config.image_size, config.image_size, 3])))
-    return encoder_module.EncoderModule(config, backbone, projection)
+    channels = resnet.INPUT_CHANNELS[config.input_mode]
+    projection(backbone(tf.zeros([1, config.image_size, config.image_size, channels])))
+    return backbone, projection
 
 
 def load_encoder(
@@ -77,29 +85,76 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     path = os.path.join(encoder, "config.json")
     if saved_model is None and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
-            settings = json.load(file)["settings"]
+            # A training run has no input mode: it takes single frames.
+            settings = {"input_mode": "rgb"} | json.load(file)["settings"]
         names = encoder_module.EncoderConfig.__dataclass_fields__
         return encoder_module.EncoderConfig(**{name: settings[name] for name in names})
     return None
 
 
-def _from_workdir(workdir: str, checkpoint: str | None) -> encoder_module.EncoderModule:
+def check_input_mode(config: encoder_module.EncoderConfig, name: str) -> None:
+    """Refuses an encoder that takes no single image.
+
+    Raises:
+      errors.UserError: it begins with the encoder's name.
+    """
+    if config.input_mode != "rgb":
+        channels = resnet.INPUT_CHANNELS[config.input_mode]
+        raise errors.UserError(
+            f"{name} takes {config.input_mode} ({channels} channels of several frames): evaluate, "
+            "embed and export work on single rgb frames"
+        )
+
+
+def restore_layers(path: str, **layers) -> None:
+    """Reads layers of a model from a checkpoint that may hold more (bank, optimizer).
+
+    Args:
+      path: the checkpoint's prefix.
+      layers: built layers, by their attribute in the model; all must be in the checkpoint.
+
+    Raises:
+      errors.UserError: missing or damaged file, or one of another model.
+    """
+    parts = tf.train.Checkpoint(**layers)
     try:
-        config = encoder_config(workdir)
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.UserError(f"{workdir}/config.json is damaged: {error!r}") from error
-    path = checkpoint or tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
-    if path is None:
-        raise errors.UserError(f"{workdir} has no checkpoint yet: train first")
-    backbone = resnet.ResNet(config.backbone)
-    projection = heads.ProjectionHead(config.embedding_width)
-    projection(backbone(tf.zeros([1, config.image_size, config.image_size, 3])))
-    parts = tf.train.Checkpoint(backbone=backbone, projection=projection)
-    try:
-        # A run holds more (bank, optimizer); what the encoder needs must all be there.
         status = tf.train.Checkpoint(model=parts).read(path)
         status.assert_existing_objects_matched().expect_partial()
     except (AssertionError, ValueError, tf.errors.OpError) as error:
         first = str(error).strip().splitlines()[0]
         raise errors.UserError(f"checkpoint {path} cannot be read: {first[:200]}") from error
+
+
+def workdir_config(workdir: str) -> encoder_module.EncoderConfig:
+    """`encoder_config` of a folder with a `config.json`.
+
+    Raises:
+      errors.UserError: the file is damaged.
+    """
+    try:
+        config = encoder_config(workdir)
+        resnet.INPUT_CHANNELS[config.input_mode]
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
+        raise errors.UserError(f"{workdir}/config.json is damaged: {error!r}") from error
+    return config
+
+
+def newest_checkpoint(workdir: str) -> str:
+    """The prefix of a workdir's newest checkpoint.
+
+    Raises:
+      errors.UserError: it has none.
+    """
+    path = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+    if path is None:
+        raise errors.UserError(f"{workdir} has no checkpoint yet: train first")
+    return path
+
+
+def _from_workdir(workdir: str, checkpoint: str | None) -> encoder_module.EncoderModule:
+    config = workdir_config(workdir)
+    check_input_mode(config, workdir)
+    backbone, projection = build_layers(config)
+    path = checkpoint or newest_checkpoint(workdir)
+    restore_layers(path, backbone=backbone, projection=projection)
     return encoder_module.EncoderModule(config, backbone, projection)

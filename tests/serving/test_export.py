@@ -85,6 +85,7 @@ def test_files(module, path):
             "embedding_width": 16,
             "image_size": 64,
             "resize_mode": "crop",
+            "input_mode": "rgb",
         }
     assert loader.encoder_config(path) == CONFIG
     assert not {op for op in export.operations(path) if "PyFunc" in op or ">" in op}
