@@ -42,21 +42,27 @@ def backbone_weights(backbone: resnet.ResNet, prefix: str = "backbone.") -> dict
 
 def projection_weights(head: heads.ProjectionHead) -> dict:
     """PyTorch key -> weight of the projection head."""
-    return {
-        f"fc_contrastive.{theirs}": getattr(head.linear, ours) for ours, theirs in _LINEAR.items()
-    }
+    return _linear_weights("fc_contrastive", head.linear)
 
 
 def rotation_weights(head: heads.RotationHead) -> dict:
     """PyTorch key -> weight of the rotation head."""
     named = {}
     for i in (1, 2, 3):
-        for ours, theirs in _LINEAR.items():
-            named[f"fc_rotation_{i}.{theirs}"] = getattr(getattr(head, f"linear{i}"), ours)
+        named |= _linear_weights(f"fc_rotation_{i}", getattr(head, f"linear{i}"))
     for i in (1, 2):
         for ours, theirs in _NORMALIZATION.items():
             named[f"bn_rotation_{i}.{theirs}"] = getattr(getattr(head, f"bn{i}"), ours)
     return named
+
+
+def classifier_weights(linear: heads.Linear) -> dict:
+    """PyTorch key -> weight of the classifier of the published `FineTuneNet`."""
+    return _linear_weights("fc", linear)
+
+
+def _linear_weights(path: str, linear: heads.Linear) -> dict:
+    return {f"{path}.{theirs}": getattr(linear, ours) for ours, theirs in _LINEAR.items()}
 
 
 def pretraining_weights(model) -> dict:
