@@ -41,7 +41,9 @@ def test_missing_flag_file():
         command.parse(define, ["--flagfile=nowhere.flags"])
 
 
-COMMANDS = ["make_synthetic", "make_tfrecords", "train", "export", "evaluate", "embed"]
+COMMANDS = [
+    "make_synthetic", "make_tfrecords", "train", "export", "evaluate", "embed", "convert_torch",
+]  # fmt: skip
 
 
 def run(name, *arguments):

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -46,13 +46,19 @@ def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[
     """Writes `config.json` and `flags.txt`, or compares them with those of the run to resume.
 
     Raises:
-      errors.UserError: the workdir holds a run with settings or data that change its numbers.
+      errors.UserError: the workdir holds a run with settings or data that change its numbers, or
+        converted weights, which are no run.
     """
     path = os.path.join(workdir, "config.json")
     settings = dataclasses.asdict(config)
     manifests = data_manifests(folders)
     if os.path.exists(path):
         before = read_config(workdir)
+        if before["conversion"]:
+            raise errors.UserError(
+                f"{workdir} holds weights converted from {before['conversion']['checkpoint']}, "
+                "without the optimizer and memory bank of a run: train in another --workdir"
+            )
         changed = [
             f"--{name}: {before['settings'].get(name)!r} then, {value!r} now"
             for name, value in settings.items()
@@ -76,8 +82,27 @@ def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[
     _write_aside(os.path.join(workdir, "flags.txt"), "\n".join(flags) + "\n")
 
 
+def save_conversion(workdir: str, settings: Mapping, conversion: Mapping) -> None:
+    """Writes the `config.json` of weights that came from elsewhere.
+
+    Args:
+      workdir: the folder.
+      settings: what rebuilds the encoder, by the names of `TrainConfig`.
+      conversion: `checkpoint`, the file they came from, and what else should be remembered.
+    """
+    content = {
+        "settings": dict(settings),
+        "versions": versions(),
+        "data": [],
+        "conversion": dict(conversion),
+    }
+    _write_aside(os.path.join(workdir, "config.json"), json.dumps(content, indent=2) + "\n")
+
+
 def read_config(workdir: str) -> dict:
-    """The content of a workdir's `config.json`: `settings`, `versions`, `data`.
+    """The content of a workdir's `config.json`: `settings`, `versions`, `data`, `conversion`.
+
+    `conversion` is what `save_conversion` was given; None for a training run.
 
     Raises:
       errors.UserError: not a workdir, or a damaged file.
@@ -86,7 +111,8 @@ def read_config(workdir: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        return {key: content[key] for key in ("settings", "versions", "data")}
+        found = {key: content[key] for key in ("settings", "versions", "data")}
+        return found | {"conversion": content.get("conversion")}
     except OSError as error:
         raise errors.UserError(f"{path}: {error.strerror}: not a training workdir") from error
     except (ValueError, KeyError, TypeError) as error:
