@@ -157,6 +157,21 @@ def test_the_step_mines_what_the_oracle_counts():
                 assert np.isin(chosen[b], others).all()
 
 
+def test_random_negatives_follow_seed_and_step():
+    def drawn(seed, step):
+        objective = tce_model.Objective(num_negatives=20, mining=False, seed=seed)
+        model = tce_model.TCEModel(num_videos=VIDEOS, embedding_width=4, objective=objective)
+        similarity, rows = tf.zeros([3, VIDEOS]), tf.range(3)
+        chosen, mined = model.choose_negatives(similarity, rows, tf.constant(step))
+        assert mined.numpy().tolist() == [0, 0, 0]
+        return chosen.numpy()
+
+    first = drawn(0, 0)
+    np.testing.assert_array_equal(first, drawn(0, 0))
+    for other in (drawn(0, 1), drawn(1, 0), drawn(1, 1)):
+        assert np.mean(first == other) < 0.3  # 1 in 23 by chance
+
+
 def test_logged_mined_fraction_is_that_of_the_batch():
     # A threshold of 0 from the start: about half of the rows qualify.
     objective = tce_model.Objective(num_negatives=16, mining_low=0.0, mining_rate=0.0)
