@@ -6,6 +6,7 @@ is replaced by a stand-in of ours that keeps no behaviour.
 """
 
 import collections
+import contextlib
 import os
 import pickle
 import re
@@ -96,6 +97,9 @@ def save(path: str, arrays: Mapping[str, np.ndarray]) -> None:
     except (OSError, RuntimeError) as error:  # PyTorch's own writer raises RuntimeError
         first = str(error).splitlines()[0]
         raise errors.UserError(f"--checkpoint={path} cannot be written: {first}") from error
+    finally:
+        with contextlib.suppress(OSError):  # it was renamed, or could not even be begun
+            os.remove(f"{path}.tmp")
 
 
 def _to_numpy(value, torch):

@@ -126,8 +126,8 @@ def torch_state(workdir: str) -> dict[str, np.ndarray]:
 
     Returns:
       key -> contiguous float32 array in PyTorch's layout, with a `num_batches_tracked` (int64, 0)
-      for each batch norm: all of `PreTrainNet`; all of `FineTuneNet` if the workdir was converted
-      from a file with a classifier.
+      for each batch norm: all of `PreTrainNet`; or, if the workdir was converted from a file with a
+      classifier, what that file had: all of `FineTuneNet`.
 
     Raises:
       errors.UserError: not a workdir, or one without a checkpoint that fits it.
@@ -137,9 +137,10 @@ def torch_state(workdir: str) -> dict[str, np.ndarray]:
     network = build_network(config, conversion.get("num_classes", 0))
     path = loader.newest_checkpoint(workdir)
     loader.restore_layers(path, **network.layers)
-    parts = ("backbone", "classifier") if network.classifier else (
-        "backbone", "projection", "rotation")  # fmt: skip
-    for head in set(parts) & set(conversion.get("fresh_heads", ())):
+    fresh = set(conversion.get("fresh_heads", ()))
+    # FineTuneNet has no place for heads that the file never had, PreTrainNet wants them.
+    parts = [name for name in network.layers if not (network.classifier and name in fresh)]
+    for head in fresh.intersection(parts):
         logging.warning("the %s head was not in the converted file: its weights are random", head)
     state = {}
     for key, weight in network.named_weights(*parts).items():

@@ -55,6 +55,20 @@ def test_what_is_written_is_what_pytorch_reads(tmp_path):
         torch_file.save(str(tmp_path / "file" / "b.pth"), arrays)
 
 
+def test_half_a_file_is_never_there(tmp_path, monkeypatch):
+    def breaks(tensors, path):
+        with open(path, "wb") as file:
+            file.write(b"half")
+        assert os.listdir(tmp_path) == [os.path.basename(path)] != ["a.pth"]
+        raise RuntimeError("disk full\nand a traceback of C++")
+
+    fake = types.SimpleNamespace(__version__=(9,), from_numpy=lambda array: array, save=breaks)
+    monkeypatch.setitem(sys.modules, "torch", fake)
+    with pytest.raises(errors.UserError, match="a.pth cannot be written: disk full$"):
+        torch_file.save(str(tmp_path / "a.pth"), {"a": np.zeros(2)})
+    assert not os.listdir(tmp_path)
+
+
 class Settings(dict):
     """As yacs has it: a dict of a class that PyTorch does not trust, with attributes."""
 

@@ -107,6 +107,14 @@ def test_fine_tuned_weights_keep_their_classifier(tmp_path):
         np.testing.assert_array_equal(back[key], array)
 
 
+def test_a_file_with_every_head_loses_none(tmp_path):
+    state = torch_states.pretraining("resnet18", 16) | torch_states.finetuning("resnet18", 5)
+    back = torch_conversion.torch_state(convert(state, tmp_path))
+    assert set(back) == set(state)
+    for key in ("fc_contrastive.weight", "bn_rotation_2.running_var", "fc.weight"):
+        np.testing.assert_array_equal(back[key], state[key])
+
+
 def test_torchvision_weights_become_an_encoder_with_a_seeded_projection(tmp_path):
     golden, images = golden_inputs("resnet50")
     state = torch_states.torchvision("resnet50")
