@@ -33,7 +33,10 @@ def export_encoder(
     Raises:
       errors.UserError: the version exists already, or the folder cannot be written.
     """
-    os.makedirs(output, exist_ok=True)
+    try:
+        os.makedirs(output, exist_ok=True)
+    except OSError as error:
+        raise errors.UserError(f"cannot make the folder {output}: {error.strerror}") from error
     if version is None:
         version = max(versions(output), default=0) + 1
     target = os.path.join(output, str(version))
@@ -44,7 +47,10 @@ def export_encoder(
         module.__call__.get_concrete_function(
             tf.TensorSpec([None, None, None, 3], tf.float32, name="images"), training=training
         )
-    temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=output)
+    try:
+        temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=output)
+    except OSError as error:
+        raise errors.UserError(f"cannot write to {output}: {error.strerror}") from error
     try:
         tf.saved_model.save(
             module,

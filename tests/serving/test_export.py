@@ -1,6 +1,7 @@
 """Does the exported encoder keep its contract? Signatures, preprocessing, trainable reload."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -78,7 +79,7 @@ def test_reload_is_trainable(path, frames):
     assert list(loaded.regularization_losses) == []
 
 
-def test_files(module, path):
+def test_files(module, path, monkeypatch):
     with open(f"{path}/assets.extra/tce_config.json", encoding="utf-8") as file:
         assert json.load(file) == {
             "backbone": "resnet18",
@@ -94,6 +95,12 @@ def test_files(module, path):
     with pytest.raises(errors.UserError, match="is not overwritten"):
         export.export_encoder(module, parent, version=1)
     assert loader.find_saved_model(parent) == path
+    with pytest.raises(errors.UserError, match="cannot make the folder .*saved_model.pb"):
+        export.export_encoder(module, f"{path}/saved_model.pb")
+    # Not by its mode: tests may run as root.
+    monkeypatch.setattr(export.tempfile, "mkdtemp", lambda **_: os.mkdir(path))
+    with pytest.raises(errors.UserError, match="cannot write to .*: File exists"):
+        export.export_encoder(module, parent)
 
 
 def test_an_export_loads_without_this_package(path):
