@@ -65,11 +65,16 @@ class TrainConfig:
         1.0, "1 keeps the NCE normaliser Z of the first batch; less makes it a moving average."
     )
     rotation_weight: float = setting(1.0, "Weight of the rotation loss; 0 leaves it out.")
+    optimizer: str = setting(
+        "sgd", "sgd as published, or adamw for short runs on little data.", ("sgd", "adamw")
+    )
     learning_rate: float = setting(0.03, "Learning rate before the first drop.")
     decay_epochs: str = setting("25", "Epochs after which the rate drops, comma-separated.")
     decay_factor: float = setting(0.1, "What the rate is multiplied by at each drop.")
-    momentum: float = setting(0.9, "SGD momentum.")
-    weight_decay: float = setting(1e-4, "L2 weight decay, added to the gradient of every weight.")
+    momentum: float = setting(0.9, "Momentum of sgd.")
+    weight_decay: float = setting(
+        1e-4, "Weight decay on every weight: added to the gradient by sgd, decoupled in adamw."
+    )
     strategy: str = setting(
         "auto",
         "auto: mirrored over the GPUs if there are several, else one device.",

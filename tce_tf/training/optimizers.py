@@ -1,4 +1,4 @@
-"""How are weights updated? SGD as PyTorch defines it, under Keras's optimizer interface.
+"""How are weights updated? SGD as PyTorch defines it, or Keras's AdamW for short runs.
 
 Keras's own SGD differs in two ways that change the published numbers: its `weight_decay` is
 decoupled from gradient and momentum (losses 3e-3 off after three steps), and its velocity carries
@@ -64,3 +64,26 @@ class SGD(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "coupled_weight_decay": self.coupled_weight_decay,
         }
+
+
+def make_optimizer(
+    name: str, schedule: schedules.Schedule, *, momentum: float, weight_decay: float
+) -> keras.optimizers.Optimizer:
+    """The optimizer that `--optimizer` names, not yet built.
+
+    Args:
+      name: `sgd`, as published, or `adamw` (Loshchilov & Hutter 2019, betas 0.9 and 0.999), whose
+        steps do not depend on the size of the loss: NCE sums over K negatives.
+      schedule: the learning rate of a step.
+      momentum: of SGD; AdamW has none.
+      weight_decay: added to the gradient by SGD; times the rate off the weight by AdamW.
+
+    Raises:
+      ValueError: another name.
+    """
+    if name == "sgd":
+        return SGD(schedule, momentum=momentum, coupled_weight_decay=weight_decay)
+    if name == "adamw":
+        jit = {} if compat.KERAS_3 else {"jit_compile": False}
+        return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **jit)
+    raise ValueError(f"unknown optimizer '{name}': choose sgd or adamw")

@@ -144,8 +144,8 @@ def _make_input(config, reader, worker_index=0, num_workers=1) -> pipeline.Train
 
 def make_optimizer(config, schedule, model):
     """The optimizer of a run, built for the weights that the loss reaches and given to the model."""
-    optimizer = optimizers.SGD(
-        schedule, momentum=config.momentum, coupled_weight_decay=config.weight_decay
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay
     )
     if config.precision == "mixed_float16":
         optimizer = compat.LossScaleOptimizer(optimizer)

@@ -1,6 +1,7 @@
-"""Does SGD move weights as PyTorch's does? Against the recurrence, over a drop of the rate."""
+"""Do SGD and AdamW move weights as their equations say? Typed out, over a drop of the rate."""
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 from tce_tf.training import optimizers, schedules
@@ -35,3 +36,27 @@ def test_building_again_keeps_the_momentum():
     optimizer.build([variable])
     optimizer.apply_gradients([(tf.constant([0.0]), variable)])
     np.testing.assert_allclose(variable.numpy(), [1 - 1 - 0.9], rtol=1e-6)
+
+
+def test_adamw_follows_its_equations():
+    """Decay off the weight, not through the moments; the rate falls when the schedule says."""
+    schedule = schedules.Schedule(0.1, [3], 0.1)
+    optimizer = optimizers.make_optimizer("adamw", schedule, momentum=0.5, weight_decay=0.2)
+    weight = np.array([1.0, -2.0, 0.5])
+    variable = tf.Variable(weight, dtype=tf.float32)
+    optimizer.build([variable])
+    first, second = np.zeros(3), np.zeros(3)
+    for step in range(5):
+        rate = 0.1 if step < 3 else 0.01
+        optimizer.apply_gradients([(tf.sin(variable + step), variable)])
+        gradient = np.sin(weight + step)
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.999 * second + 0.001 * gradient**2
+        corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        weight = weight - rate * 0.2 * weight - rate * corrected[0] / np.sqrt(corrected[1])
+        np.testing.assert_allclose(variable.numpy(), weight, rtol=1e-4)
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(ValueError, match="adam3"):
+        optimizers.make_optimizer("adam3", schedules.Schedule(0.1), momentum=0.9, weight_decay=0)
