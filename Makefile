@@ -35,7 +35,7 @@ endif
 
 # Everything a real project does, through the commands a user types.
 demo: $(READY)
-	$(BIN)/python -m tce_tf.make_synthetic --output=$(DEMO)/clips --num_videos=96
+	$(BIN)/python -m tce_tf.make_synthetic --output=$(DEMO)/clips --num_videos=384
 	$(BIN)/python -m tce_tf.make_tfrecords --input=$(DEMO)/clips --layout=ucf101 \
 		--split_dir=$(DEMO)/clips/splits --subset=train --short_side=96 --output=$(DEMO)/train
 	$(BIN)/python -m tce_tf.make_tfrecords --input=$(DEMO)/clips --layout=ucf101 \

@@ -2,7 +2,7 @@
 
 `make_clips` writes small videos in UCF101's layout and naming, with its split lists:
 
-    output/Ring/v_Ring_g01_c01.mp4      class folders; a group (g) is one scene, c its clips
+    output/Tees/v_Tees_g01_c01.mp4      class folders; a group (g) is one scene, c its clips
     output/splits/classInd.txt, trainlist01.txt, testlist01.txt, settings.json
 
 The class is the shape of the moving figure, see `synthetic_scenes`. A clip depends on the seed and on
@@ -221,7 +221,7 @@ def _claim_folder(output: pathlib.Path, settings: dict) -> None:
 
 
 def _write_lists(folder: pathlib.Path, clips: list[Clip]) -> None:
-    """UCF101's lists: `1 Bars`; `Bars/v_Bars_g01_c01.mp4 1` to train; the path alone to test."""
+    """UCF101's lists: `1 Arrows`; `Arrows/v_Arrows_g01_c01.mp4 1` to train; the path alone to test."""
     labels = {name: i for i, name in enumerate(sorted({clip.class_name for clip in clips}), 1)}
     train = sorted(f"{clip.path} {labels[clip.class_name]}" for clip in clips if not clip.is_test)
     test = sorted(clip.path for clip in clips if clip.is_test)

@@ -3,9 +3,9 @@
 The *class* of a clip is the shape of its figure (`FIGURES`), which a single frame shows. Everything
 else is nuisance and tells nothing about the class:
 
-- a *scene* (`draw_scene`) holds colours, light and background; the clips of a group share it. In every
-  colour channel the figure may be lighter or darker than the background, so a network that sees one
-  random channel at a time has to learn the shape instead of "dark on light";
+- a *scene* (`draw_scene`) holds colours, light and background; the clips of a group share it. The figure
+  is lighter than the background in every colour channel, so that the channel-grey augmentation
+  leaves it to be seen;
 - a *motion* (`draw_motion`) holds one clip's smooth paths: position, size and turn of the figure,
   camera pan, zoom and roll over the background, drift of colour and light.
 
@@ -34,38 +34,52 @@ def _stripes(value: np.ndarray) -> np.ndarray:
     return np.abs(_fold(value)) - _PERIOD / 4
 
 
-def _bars(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return _stripes(y)
+def _box(
+    x: np.ndarray, y: np.ndarray, left: float, top: float, right: float, bottom: float
+) -> np.ndarray:
+    """A rectangle, its sides in units of half a motif."""
+    half = _PERIOD / 2
+    inside_x = np.maximum(left * half - x, x - right * half)
+    return np.maximum(inside_x, np.maximum(top * half - y, y - bottom * half))
 
 
-def _checker(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    u, v = x + _PERIOD / 2, y + _PERIOD / 2
-    to_edge = np.minimum(np.abs(_fold(u)), np.abs(_fold(v)))
-    return np.where(_fold(u, 2 * _PERIOD) * _fold(v, 2 * _PERIOD) > 0, -to_edge, to_edge)
+def _arrows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    u, v = _fold(x), _fold(y)
+    head = np.maximum(v, (1.5 * np.abs(u) - v - 0.45 * _PERIOD) / np.float32(np.sqrt(3.25)))
+    return np.minimum(head, _box(u, v, -0.28, -0.1, 0.28, 0.85))
 
 
 def _chevrons(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return _stripes(y - np.abs(x)) * np.float32(np.sqrt(0.5))
 
 
-def _crosses(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    u, v = np.abs(_fold(x)), np.abs(_fold(y))
-    long, short = 0.42 * _PERIOD, 0.13 * _PERIOD
-    return np.minimum(np.maximum(u - long, v - short), np.maximum(u - short, v - long))
+def _domes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    u, v = _fold(x), _fold(y) - 0.3 * _PERIOD
+    return np.maximum(np.hypot(u, v) - 0.45 * _PERIOD, v)
 
 
-def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.hypot(_fold(x), _fold(y)) - 0.36 * _PERIOD
+def _fans(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    v = y - 0.9
+    radius = np.hypot(x, v)
+    rays = radius * np.sin(14 * np.arctan2(v, x) + np.pi / 2) / 14
+    return np.maximum(np.maximum(rays, radius - 1.8), v)
 
 
-def _rays(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    radius = np.hypot(x, y)
-    return np.maximum(radius * np.sin(8 * np.arctan2(y, x)) / 8, radius - 1)
+def _gates(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    u, v = _fold(x), _fold(y)
+    legs = _box(np.abs(u), v, 0.45, -0.8, 0.85, 0.85)
+    return np.minimum(legs, _box(u, v, -0.85, -0.8, 0.85, -0.4))
 
 
-def _rings(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    radius = np.hypot(x, y)
-    return np.maximum(_stripes(radius), radius - 1)
+def _rainbows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    v = y - 0.9
+    radius = np.hypot(x, v)
+    return np.maximum(np.maximum(_stripes(radius), radius - 1.8), v)
+
+
+def _tees(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    u, v = _fold(x), _fold(y)
+    return np.minimum(_box(u, v, -0.85, -0.8, 0.85, -0.35), _box(u, v, -0.25, -0.4, 0.25, 0.85))
 
 
 def _triangles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -74,15 +88,16 @@ def _triangles(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 # Signed distance to the figure's outline, negative inside, in its own coordinates: it is cut to the
-# square [-1, 1] and y points down. [H, W] float32 in and out.
+# square [-1, 1] and y points down. [H, W] float32 in and out. Each has an up and a down, as things
+# in real footage do: the rotation task could not be learned from figures that look alike turned.
 FIGURES: dict[str, Figure] = {
-    "Bars": _bars,
-    "Checker": _checker,
+    "Arrows": _arrows,
     "Chevrons": _chevrons,
-    "Crosses": _crosses,
-    "Dots": _dots,
-    "Rays": _rays,
-    "Rings": _rings,
+    "Domes": _domes,
+    "Fans": _fans,
+    "Gates": _gates,
+    "Rainbows": _rainbows,
+    "Tees": _tees,
     "Triangles": _triangles,
 }
 
@@ -118,10 +133,10 @@ class Motion:
 def draw_scene(rng: np.random.Generator) -> Scene:
     """Draws colours, light and background of one group."""
     contrast = rng.uniform(0.35, 0.7)
-    darker, lighter_figure = rng.uniform(0.1, 0.95 - contrast), rng.choice([0, 1])
-    background = darker + (1 - lighter_figure) * contrast + rng.normal(0, 0.02, 3)
-    figure = darker + lighter_figure * contrast + rng.normal(0, 0.02, 3)
-    tint = rng.uniform(0.25, 1.0, 3)
+    dark = rng.uniform(0.1, 0.95 - contrast)
+    background = dark + rng.normal(0, 0.02, 3)
+    figure = dark + contrast + rng.normal(0, 0.02, 3)
+    tint = rng.uniform(0.15, 1.0, 3)
     count = 5
     angles, cycles = rng.uniform(0, np.pi, count), rng.uniform(0.15, 0.9, count)
     waves = np.stack(
@@ -135,7 +150,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
     return Scene(
         background=background,
         figure=figure,
-        light=rng.uniform(0.7, 1.1) * tint / tint.max(),
+        light=rng.uniform(0.4, 1.1) * tint / tint.max(),
         waves=waves,
         wave_colours=rng.normal(0, 0.04, (count, 1)) + rng.normal(0, 0.01, (count, 3)),
         shading=np.full(3, rng.uniform(-0.1, 0.1)),
@@ -160,14 +175,14 @@ def draw_motion(rng: np.random.Generator, *, num_frames: int, fps: float) -> Mot
         return _wander(rng, seconds, low, high, hertz)
 
     return Motion(
-        x=path(-0.4, 0.4, 0.6),
-        y=path(-0.3, 0.3, 0.6),
-        size=path(0.75, 1.0, 0.6),
-        turn=path(-0.4, 0.4, 0.5),
+        x=path(-0.3, 0.3, 0.6),
+        y=path(-0.15, 0.15, 0.6),
+        size=path(0.8, 1.0, 0.6),
+        turn=path(-0.2, 0.2, 0.5),
         pan_x=rng.uniform(-8, 8) + path(-1.5, 1.5, 0.3),
         pan_y=rng.uniform(-8, 8) + path(-1.5, 1.5, 0.3),
         zoom=path(0.8, 1.25, 0.4),
-        roll=path(-0.3, 0.3, 0.4),
+        roll=path(-0.15, 0.15, 0.4),
         light=path(0.75, 1.15, 0.5),
         tint=np.stack([path(-0.03, 0.03, 0.5) for _ in range(3)], axis=1),
     )

@@ -69,8 +69,8 @@ def test_videos_decode_to_what_was_rendered(tmp_path):
 def test_a_rerun_leaves_finished_clips_and_makes_the_rest(tmp_path):
     output = tmp_path / "v"
     synthetic.make_clips(output, num_videos=4, **SMALL)
-    first = output / "Bars" / "v_Bars_g01_c01.mp4"
-    lost = output / "Checker" / "v_Checker_g01_c01.mp4"
+    first = output / "Arrows" / "v_Arrows_g01_c01.mp4"
+    lost = output / "Chevrons" / "v_Chevrons_g01_c01.mp4"
     content, stamp = lost.read_bytes(), first.stat().st_mtime_ns
     lost.unlink()
     lost.with_name(f".{lost.name}.partial").write_bytes(b"interrupted")
@@ -116,7 +116,7 @@ def test_every_class_has_train_and_test_clips(num_videos):
 
 def test_clips_of_a_group_share_the_scene_but_not_the_motion():
     def frame(group, number):
-        clip = synthetic.Clip("Dots", group, number)
+        clip = synthetic.Clip("Domes", group, number)
         return next(synthetic.render_clip(clip, num_frames=1)).astype(float)
 
     def colour_distance(a, b):
@@ -153,6 +153,15 @@ def test_colour_and_layout_do_not_tell_the_class(rendered, feature):
     distance = ((rows[is_test, None] - rows[None, ~is_test]) ** 2).sum(axis=-1)
     accuracy = np.mean(labels[~is_test][distance.argmin(axis=1)] == labels[is_test])
     assert accuracy <= 0.35  # chance is 0.125, and there are 32 test clips
+
+
+@pytest.mark.parametrize("figure", sorted(synthetic_scenes.FIGURES))
+def test_figures_have_an_up_and_a_down(figure):
+    """Or nothing could tell by how much a frame was turned."""
+    ys, xs = np.mgrid[-1:1:101j, -1:1:101j].astype(np.float32)
+    shape = synthetic_scenes.FIGURES[figure](xs, ys) < 0
+    for turns in (1, 2, 3):
+        assert (np.rot90(shape, turns) != shape).mean() > 0.1
 
 
 @pytest.mark.parametrize("figure", sorted(synthetic_scenes.FIGURES))
