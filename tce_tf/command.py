@@ -121,13 +121,14 @@ def run(
     flags.FLAGS.mark_as_parsed()
     # It reports every all-reduce it lays out; what a user should know of it comes as a warning.
     logging_of_python.getLogger("tensorflow").setLevel(logging_of_python.WARNING)
-    if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
-        values = flags.FlagValues()
-        define_flags(values)
-        print(help_text(module.__doc__ or "", program, values))
-        sys.exit(0)
     try:
-        main(parse(define_flags, arguments))
+        if {"--help", "-help", "-h", "--helpfull", "--helpshort"} & set(arguments):
+            values = flags.FlagValues()
+            define_flags(values)
+            print(help_text(module.__doc__ or "", program, values))
+        else:
+            main(parse(define_flags, arguments))
+        sys.stdout.flush()  # here, where a reader that went away can be dealt with
     except flags.Error as error:
         _fail(f"{error} (see {program} --help)", 2)
     except errors.FlagError as error:

@@ -1,5 +1,6 @@
 """How do commands end? Exit codes, one-line errors, flag files, help that lists every flag."""
 
+import os
 import re
 import subprocess
 import sys
@@ -88,3 +89,19 @@ def test_user_error_is_one_line_and_exit_1(tmp_path):
         assert done.returncode == 1, (name, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and "Traceback" not in done.stderr, (name, done.stderr)
+
+
+def test_help_that_nobody_reads_is_no_traceback():
+    """`... --help | head -1`: the reader is gone before anything is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "tce_tf.make_synthetic", "--help"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    os.close(writer)
+    assert done.returncode == 1 and done.stderr == ""

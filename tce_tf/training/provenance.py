@@ -59,12 +59,12 @@ def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[
                 f"{workdir} holds weights converted from {before['conversion']['checkpoint']}, "
                 "without the optimizer and memory bank of a run: train in another --workdir"
             )
+        # A setting that did not exist yet: its default is what was done before there was a choice.
+        then = dataclasses.asdict(config_lib.TrainConfig()) | before["settings"]
         changed = [
-            f"--{name}: {before['settings'].get(name)!r} then, {value!r} now"
+            f"--{name}: {then[name]!r} then, {value!r} now"
             for name, value in settings.items()
-            if name not in FREE_SETTINGS
-            and name != "data"
-            and before["settings"].get(name) != value
+            if name not in FREE_SETTINGS and name != "data" and then[name] != value
         ]
         if [m["manifest"] for m in before["data"]] != [m["manifest"] for m in manifests]:
             changed.append(f"--data: the shards in {config.data} are others than the run's")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import os
 
 import keras
@@ -118,3 +119,17 @@ def test_a_write_that_is_cut_short_leaves_the_config_as_it_was(workdir, shards, 
     with pytest.raises(KeyboardInterrupt):
         provenance.save_config(workdir, settings(steps=5), shards)
     assert provenance.read_config(workdir)["settings"]["steps"] == 0
+
+
+def test_a_setting_newer_than_the_run_counts_as_its_default_then(workdir, shards):
+    provenance.save_config(workdir, settings(), shards)
+    path = os.path.join(workdir, "config.json")
+    with open(path, encoding="utf-8") as file:
+        saved = json.load(file)
+    del saved["settings"]["optimizer"]
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(saved, file)
+    with pytest.raises(errors.UserError, match="--optimizer: 'sgd' then, 'adamw' now"):
+        provenance.save_config(workdir, settings(optimizer="adamw"), shards)
+    provenance.save_config(workdir, settings(), shards)
+    assert provenance.read_config(workdir)["settings"]["optimizer"] == "sgd"
