@@ -80,7 +80,10 @@ def help_text(module_doc: str, program: str, values: flags.FlagValues) -> str:
         default = "" if flag.default in (None, "") else f" (default: {_as_typed(flag)})"
         lines.append(shown)
         lines += textwrap.wrap(
-            flag.help + default, width=96, initial_indent="      ", subsequent_indent="      "
+            _meaning(flag) + default,
+            width=96,
+            initial_indent="      ",
+            subsequent_indent="      ",
         )
     lines += [
         "  --flagfile=<path>",
@@ -89,6 +92,11 @@ def help_text(module_doc: str, program: str, values: flags.FlagValues) -> str:
         "      Shows this text.",
     ]
     return "\n".join(lines)
+
+
+def _meaning(flag: flags.Flag) -> str:
+    # absl puts the choices before an enum's help; they stand in the line above already.
+    return flag.help.removeprefix(f"<{_choices(flag)}>: ")
 
 
 def _choices(flag: flags.Flag) -> str:

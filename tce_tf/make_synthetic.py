@@ -1,4 +1,4 @@
-"""Makes labelled procedural clips: small videos for a demo or a test when no data set is at hand.
+r"""Makes labelled procedural clips: small videos for a demo or a test when no data set is at hand.
 
     python -m tce_tf.make_synthetic --output=clips --num_videos=96
     python -m tce_tf.make_tfrecords --input=clips --output=shards/train \

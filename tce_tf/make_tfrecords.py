@@ -1,4 +1,4 @@
-"""Makes shards from videos or frame folders.
+r"""Makes shards from videos or frame folders.
 
     python -m tce_tf.make_tfrecords --input=UCF-101 --output=shards/train \
         --split_dir=ucfTrainTestlist --split=1 --subset=train
