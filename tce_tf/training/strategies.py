@@ -1,5 +1,7 @@
 """Over which devices is training spread? A `tf.distribute` strategy by name."""
 
+import functools
+
 import tensorflow as tf
 
 from tce_tf import errors
@@ -20,10 +22,17 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         return tf.distribute.get_strategy()
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     if name == "mirrored":
-        return tf.distribute.MirroredStrategy(devices)
+        return _mirrored(tuple(devices))
     if name == "multi_worker":
         return tf.distribute.MultiWorkerMirroredStrategy()
     raise ValueError(f"unknown strategy '{name}'")
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    # One for all runs of a process: two over the same CPU devices count their collective operations
+    # from the same number, and the runtime aborts the second run's for other types or shapes.
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:

@@ -17,6 +17,7 @@ from tce_tf.data import (
     shard_reader,
 )
 from tce_tf.errors import UserError
+from tce_tf.training import strategies
 
 
 def make_input(reader, **options):
@@ -252,7 +253,7 @@ def test_the_dataset_is_deterministic_static_and_splits_over_replicas():
     loaded = [inputs.load_step(step) for step in range(4)]
     for first, second in zip(batches(inputs, num_steps=4), loaded, strict=True):
         assert_same(first, second)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = strategies.make_strategy("mirrored")
     for batch, whole in zip(strategy.experimental_distribute_dataset(dataset), loaded, strict=True):
         parts = strategy.experimental_local_results(batch["video_index"])
         assert [len(part) for part in parts] == [4, 4]

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tce_tf import compat
 from tce_tf.modeling import tce_model
-from tce_tf.training import optimizers, schedules
+from tce_tf.training import optimizers, schedules, strategies
 
 SIZE, BATCH, VIDEOS = 32, 8, 24
 
@@ -50,7 +50,7 @@ def weights_of(model):
 def test_one_replica_equals_two():
     """In float64, where round-off has no say; halves of equal images, so that batch norm has none."""
     one = make_model(dtype="float64", jit=False)
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = strategies.make_strategy("mirrored")
     with strategy.scope():
         two = make_model(dtype="float64", jit=False)
     one_step = tf.function(one.train_step)

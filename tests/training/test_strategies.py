@@ -35,7 +35,7 @@ def test_auto_is_one_device_where_there_are_no_gpus():
 @pytest.mark.parametrize(("number", "expected"), [(1, None), (2, 2), (3, 3)])
 def test_auto_mirrors_over_gpus_only_if_there_are_several(gpus, monkeypatch, number, expected):
     gpus(number)
-    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda devices: tuple(devices))
+    monkeypatch.setattr(strategies, "_mirrored", lambda devices: devices)
     made = strategies.make_strategy("auto")
     if expected is None:
         assert made is tf.distribute.get_strategy()
@@ -43,7 +43,9 @@ def test_auto_mirrors_over_gpus_only_if_there_are_several(gpus, monkeypatch, num
         assert made == tuple(f"/device:GPU:{i}" for i in range(expected))
 
 
-def test_mirrored_takes_every_cpu_device_and_adds_up_over_them():
+@pytest.mark.parametrize("dtype", [tf.float32, tf.float64])
+def test_mirrored_takes_every_cpu_device_and_adds_up_over_them(dtype):
+    """Run after run in one process, of whatever type."""
     strategy = strategies.make_strategy("mirrored")
     assert strategy.num_replicas_in_sync == len(tf.config.list_logical_devices("CPU")) == 2
 
@@ -51,7 +53,7 @@ def test_mirrored_takes_every_cpu_device_and_adds_up_over_them():
     def total():
         def per_replica():
             context = tf.distribute.get_replica_context()
-            number = tf.cast(context.replica_id_in_sync_group, tf.float32) + 1
+            number = tf.cast(context.replica_id_in_sync_group, dtype) + 1
             return context.all_reduce(tf.distribute.ReduceOp.SUM, number)
 
         return strategy.run(per_replica)
