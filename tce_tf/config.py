@@ -69,6 +69,12 @@ class TrainConfig:
         "sgd", "sgd as published, or adamw for short runs on little data.", ("sgd", "adamw")
     )
     learning_rate: float = setting(0.03, "Learning rate before the first drop.")
+    warmup_epochs: int = setting(0, "Epochs over which the rate rises from 0, linearly.")
+    schedule: str = setting(
+        "steps",
+        "steps: drops after --decay_epochs. cosine: down to 0 at the end.",
+        ("steps", "cosine"),
+    )
     decay_epochs: str = setting("25", "Epochs after which the rate drops, comma-separated.")
     decay_factor: float = setting(0.1, "What the rate is multiplied by at each drop.")
     momentum: float = setting(0.9, "Momentum of sgd.")
@@ -112,14 +118,16 @@ class TrainConfig:
                      "log_every", "keep"):  # fmt: skip
             check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         check(self.image_size >= 32, "image_size", self.image_size, "at least 32")
-        for name in ("steps", "checkpoint_every", "eval_every", "seed", "rotation_weight",
-                     "weight_decay", "mining_rate"):  # fmt: skip
+        for name in ("steps", "checkpoint_every", "eval_every", "seed", "warmup_epochs",
+                     "rotation_weight", "weight_decay", "mining_rate"):  # fmt: skip
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("temperature", "learning_rate", "decay_factor"):
             check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("max_hard_fraction", "z_momentum", "max_bad_fraction"):
             check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         check(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
+        check(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs,
+              f"below --epochs={self.epochs}")  # fmt: skip
         check(self.mining_low <= self.mining_high, "mining_low", self.mining_low,
               f"at most --mining_high={self.mining_high}")  # fmt: skip
         check(bool(self.eval_train) == bool(self.eval_test), "eval_test", self.eval_test,

@@ -71,7 +71,7 @@ def test_help_lists_every_flag_and_a_bad_flag_exits_2(name):
 @pytest.mark.parametrize(
     ("setting", "value"),
     [("epochs", 0), ("temperature", 0.0), ("backbone", "vgg"), ("decay_epochs", "5,3"),
-     ("max_hard_fraction", 1.5), ("momentum", 1.0), ("image_size", 16)],
+     ("max_hard_fraction", 1.5), ("momentum", 1.0), ("image_size", 16), ("warmup_epochs", 50)],
 )  # fmt: skip
 def test_settings_out_of_range(setting, value):
     with pytest.raises(errors.FlagError, match=f"--{setting}={value}: must be"):

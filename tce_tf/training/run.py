@@ -58,6 +58,8 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
             config.learning_rate,
             schedules.decay_steps(config.decay_epoch_list, inputs.steps_per_epoch),
             config.decay_factor,
+            warmup_steps=config.warmup_epochs * inputs.steps_per_epoch,
+            cosine_steps=total_steps if config.schedule == "cosine" else 0,
         )
         optimizer = make_optimizer(config, schedule, model)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)

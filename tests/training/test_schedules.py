@@ -58,8 +58,26 @@ def test_without_drops_the_rate_is_constant():
     assert [float(schedule.exact(step)) for step in (0, 1, 10**9)] == [0.05] * 3
 
 
-def test_config_makes_the_same_schedule():
-    schedule = schedules.Schedule(0.05, [7, 9], 0.5)
+@hypothesis.settings(max_examples=40, deadline=None)
+@hypothesis.given(warmup=st.integers(0, 12), rest=st.integers(1, 30), base=st.floats(1e-4, 10))
+def test_cosine_after_a_warm_up(warmup, rest, base):
+    total = warmup + rest
+    schedule = schedules.Schedule(base, [3], 0.1, warmup_steps=warmup, cosine_steps=total)
+    rates = [float(schedule.exact(step)) for step in range(total + 2)]
+    expected = [base * (step + 1) / warmup for step in range(warmup)]
+    expected += [base * (1 + np.cos(np.pi * step / rest)) / 2 for step in range(rest)]
+    np.testing.assert_allclose(rates, [*expected, 0, 0], rtol=1e-12, atol=1e-15 * base)
+
+
+def test_drops_come_at_their_steps_after_a_warm_up_too():
+    schedule = schedules.Schedule(0.1, [4, 6], 0.1, warmup_steps=2)
+    rates = [float(schedule.exact(step)) for step in range(7)]
+    assert rates == pytest.approx([0.05, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("shape", [{}, {"warmup_steps": 3}, {"cosine_steps": 11}])
+def test_config_makes_the_same_schedule(shape):
+    schedule = schedules.Schedule(0.05, [7, 9], 0.5, **shape)
     again = schedules.Schedule.from_config(schedule.get_config())
     assert [float(again.exact(s)) for s in range(12)] == [
         float(schedule.exact(s)) for s in range(12)
