@@ -12,6 +12,7 @@ gets a `FlagValues` of its own, made when it starts:
 import dataclasses
 import inspect
 import logging as logging_of_python
+import math
 import os
 import signal
 import sys
@@ -44,6 +45,11 @@ def parse(
         raise errors.UserError(
             f"--flagfile: cannot read {error.filename}: {error.strerror}"
         ) from error
+    except UnicodeDecodeError as error:
+        raise errors.UserError("--flagfile: not a text file of flags") from error
+    for name in values:
+        if isinstance(values[name].value, float) and not math.isfinite(values[name].value):
+            raise flags.Error(f"flag --{name}={values[name].value}: must be a finite number")
     if stray:
         raise flags.Error(f"unexpected argument '{stray[0]}': every option starts with --")
     return values
@@ -149,6 +155,10 @@ def run(
         # The reader of our output (head, less) went away; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:  # no file or folder of the user's
+            raise
+        _fail(f"{error.filename}: {error.strerror}", 1)
 
 
 def _fail(message: str, code: int) -> None:

@@ -121,6 +121,7 @@ class TrainConfig:
         for name in ("steps", "checkpoint_every", "eval_every", "seed", "warmup_epochs",
                      "rotation_weight", "weight_decay", "mining_rate"):  # fmt: skip
             check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        check(self.seed < 2**63, "seed", self.seed, "below 2^63")
         for name in ("temperature", "learning_rate", "decay_factor"):
             check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("max_hard_fraction", "z_momentum", "max_bad_fraction"):

@@ -84,6 +84,10 @@ def main(values: flags.FlagValues) -> None:
     train, test = (
         shard_reader.ShardReader(config.split_paths(paths)) for paths in (values.train, values.test)
     )
+    if values.output:  # now, not after the work
+        os.makedirs(os.path.dirname(values.output) or ".", exist_ok=True)
+        if os.path.isdir(values.output):
+            raise errors.UserError(f"--output={values.output}: is a folder, give a file")
     logging.info("%d training and %d test videos", len(train.names), len(test.names))
     scores = video_features.evaluate_knn(
         encoder, train=train, test=test, k=values.knn_k, frames_per_video=values.frames_per_video
@@ -98,7 +102,6 @@ def main(values: flags.FlagValues) -> None:
             for name in ("encoder", "backbone", "image_size", "seed", "train", "test", "knn_k",
                          "frames_per_video")
         }  # fmt: skip
-        os.makedirs(os.path.dirname(values.output) or ".", exist_ok=True)
         with open(f"{values.output}.tmp", "w", encoding="utf-8") as file:
             json.dump(scores | {"settings": settings}, file, indent=2)
         os.replace(f"{values.output}.tmp", values.output)

@@ -3,6 +3,8 @@
 python -m tce_tf.export --workdir=runs/a --output=exported/a
 """
 
+import os
+
 from absl import flags
 
 from tce_tf import command, errors
@@ -43,6 +45,10 @@ def main(values: flags.FlagValues) -> None:
 
     if loader.find_saved_model(workdir):
         raise errors.UserError(f"--workdir={workdir} is an export already: give a training workdir")
+    if not os.path.exists(os.path.join(workdir, "config.json")):
+        raise errors.UserError(
+            f"--workdir={workdir}: not a training workdir (no config.json there)"
+        )
     encoder = loader.load_encoder(workdir, checkpoint=checkpoint or None)
     print(export.export_encoder(encoder, values.output, values.version or None))
 

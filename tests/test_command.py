@@ -37,6 +37,21 @@ def test_bad_flags_are_errors(arguments):
         command.parse(define, arguments)
 
 
+def test_numbers_are_finite():
+    def define_float(values):
+        flags.DEFINE_float("share", 0.1, "How much.", flag_values=values)
+
+    for text in ("nan", "inf", "-inf"):
+        with pytest.raises(flags.Error, match="--share=.*finite"):
+            command.parse(define_float, [f"--share={text}"])
+
+
+def test_a_flag_file_that_is_no_text(tmp_path):
+    (tmp_path / "x.flags").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(errors.UserError, match="--flagfile"):
+        command.parse(define, [f"--flagfile={tmp_path}/x.flags"])
+
+
 def test_missing_flag_file():
     with pytest.raises((errors.UserError, flags.Error), match="nowhere.flags"):
         command.parse(define, ["--flagfile=nowhere.flags"])

@@ -269,6 +269,11 @@ def _finish(plan: plans.Plan, max_rejected_fraction: float) -> manifests.Manifes
         plan.options.output, len(manifest.videos), manifest.num_frames,
         sum(entry["truncated"] for entry in manifest.videos), len(rejected), total,
     )  # fmt: skip
+    if not total:
+        raise errors.UserError(
+            f"--subset={plan.options.subset} of split {plan.options.split} names no clip that is in "
+            f"--input={plan.options.input}: there is nothing to make"
+        )
     if not manifest.videos or len(rejected) > max_rejected_fraction * total:
         path, reason = rejected[0]
         raise errors.UserError(

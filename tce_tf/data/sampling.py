@@ -13,7 +13,7 @@ import functools
 
 import numpy as np
 
-from tce_tf.errors import UserError
+from tce_tf.errors import FlagError, UserError
 
 # Side of the training and evaluation square relative to the short side of the frame.
 # TCE config: images scaled to 256, crops of 224.
@@ -46,7 +46,7 @@ def parse_frame_gap(text: str | int) -> tuple[int, int]:
     """Smallest and largest frame gap from "g" or "min:max".
 
     Raises:
-      UserError: not of that form, negative, or min > max.
+      FlagError: not of that form, negative, or min > max.
     """
     try:
         numbers = [int(part) for part in str(text).split(":")]
@@ -54,7 +54,7 @@ def parse_frame_gap(text: str | int) -> tuple[int, int]:
         numbers = []
     low, high = (numbers * 2)[:2] if len(numbers) in (1, 2) else (0, -1)
     if not 0 <= low <= high:
-        raise UserError(
+        raise FlagError(
             f"--frame_gap={text}: give a number of frames such as 1, or a range min:max such as "
             "1:5, with 0 <= min <= max"
         )

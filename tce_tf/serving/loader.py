@@ -55,10 +55,13 @@ def load_encoder(
     saved_model = find_saved_model(encoder)
     if saved_model:
         try:
-            return tf.saved_model.load(saved_model)
+            loaded = tf.saved_model.load(saved_model)
         except (OSError, ValueError, tf.errors.OpError) as error:
             first = str(error).splitlines()[0]
             raise errors.UserError(f"{saved_model} cannot be loaded: {first}") from error
+        if not all(hasattr(loaded, name) for name in ("frames", "clip", "image_bytes")):
+            raise errors.UserError(f"{saved_model} is a SavedModel, but none that export made")
+        return loaded
     if os.path.exists(os.path.join(encoder, "config.json")):
         return _from_workdir(encoder, checkpoint)
     raise errors.UserError(
@@ -120,7 +123,7 @@ def restore_layers(path: str, **layers) -> None:
     try:
         status = tf.train.Checkpoint(model=parts).read(path)
         status.assert_existing_objects_matched().expect_partial()
-    except (AssertionError, ValueError, tf.errors.OpError) as error:
+    except (AssertionError, ValueError, IndexError, tf.errors.OpError) as error:
         first = str(error).strip().splitlines()[0]
         raise errors.UserError(f"checkpoint {path} cannot be read: {first[:200]}") from error
 

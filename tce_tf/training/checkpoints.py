@@ -43,7 +43,7 @@ class Checkpoints:
         Raises:
           errors.UserError: a checkpoint that does not fit this model.
         """
-        path = self._manager.latest_checkpoint
+        path = newest(self._folder)
         if path is None:
             return None
         restore(self._checkpoint, path)
@@ -67,13 +67,25 @@ def restore(checkpoint: tf.train.Checkpoint, path: str) -> None:
         raise errors.UserError(
             f"checkpoint {path} does not fit the model of these flags: {first[:200]}"
         ) from error
-    except tf.errors.OpError as error:
+    except (IndexError, tf.errors.OpError) as error:  # IndexError: a truncated file
+        first = str(error).strip().splitlines()[0]
         raise errors.UserError(
-            f"checkpoint {path} cannot be read ({error.message.splitlines()[0][:200]}): remove it "
-            "to fall back to the one before"
+            f"checkpoint {path} cannot be read ({first[:200]}): remove {path}.* to fall back to the "
+            "one before"
         ) from error
 
 
 def latest(workdir: str) -> str | None:
     """The newest checkpoint of a workdir, or None."""
-    return tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
+    return newest(os.path.join(workdir, "checkpoints"))
+
+
+def newest(folder: str) -> str | None:
+    """The prefix of the checkpoint with the highest number in a folder, or None.
+
+    By what is there, not by TensorFlow's list of them, which still names one that was removed.
+    """
+    pattern = os.path.join(folder, "ckpt-*.index")
+    prefixes = [path.removesuffix(".index") for path in tf.io.gfile.glob(pattern)]
+    numbers = {int(p.rsplit("-", 1)[1]): p for p in prefixes if p.rsplit("-", 1)[1].isdecimal()}
+    return numbers[max(numbers)] if numbers else None

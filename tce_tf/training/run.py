@@ -43,12 +43,12 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
     for name in ("data", "workdir"):
         config_lib.check(bool(getattr(config, name)), name, getattr(config, name), "given")
     folders = config_lib.split_paths(config.data)
+    if len({os.path.realpath(folder) for folder in folders}) < len(folders):
+        raise errors.FlagError(f"--data={config.data}: names a folder twice")
     reader = shard_reader.ShardReader(folders)
     strategy = strategies.make_strategy(config.strategy)
     strategies.check_batch_size(config.batch_size, strategy)
-    os.makedirs(config.workdir, exist_ok=True)
-    provenance.save_config(config.workdir, config, folders)
-
+    _check_outputs(config)
     inputs = _make_input(config, reader)
     total_steps = inputs.steps_per_epoch * config.epochs
     last_step = min(config.steps or total_steps, total_steps)
@@ -62,6 +62,8 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
             cosine_steps=total_steps if config.schedule == "cosine" else 0,
         )
         optimizer = make_optimizer(config, schedule, model)
+    # Not before all settings have passed: a refused start must not claim the workdir.
+    provenance.save_config(config.workdir, config, folders)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
     start_step = store.restore() or 0
     if start_step:
@@ -82,6 +84,32 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
         export_path = export.export_encoder(encoder_of(model, config), config.export_dir)
         logging.info("exported to %s", export_path)
     return TrainResult(last_step, metrics, export_path)
+
+
+def _check_outputs(config: config_lib.TrainConfig) -> None:
+    """Finds out now, not after the training, what would fail at its end.
+
+    Raises:
+      errors.UserError: a folder that cannot be made, or data that the kNN monitor cannot score.
+    """
+    for name in ("workdir", "export_dir"):
+        path = getattr(config, name)
+        try:
+            if path:
+                os.makedirs(path, exist_ok=True)
+        except OSError as error:
+            raise errors.UserError(
+                f"--{name}={path}: cannot make this folder: {error.strerror}"
+            ) from error
+    if config.eval_train:
+        video_features.check_labelled(*_monitor_readers(config))
+
+
+def _monitor_readers(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardReader, ...]:
+    return tuple(
+        shard_reader.ShardReader(config_lib.split_paths(paths))
+        for paths in (config.eval_train, config.eval_test)
+    )
 
 
 def build_model(
@@ -219,6 +247,9 @@ class _Loop:
                     "input_wait_fraction": wait / elapsed,
                 }
                 wait, since, since_step = 0.0, time.monotonic(), step
+                if saves:  # before the monitor, which may fail
+                    self._store.save(step)
+                    logging.debug("checkpoint at step %d", step)
                 ends = step == last_step
                 if config.eval_train and (
                     ends or config.eval_every and step % config.eval_every == 0
@@ -227,9 +258,6 @@ class _Loop:
                 if shows:
                     log.write(step, values)
                     log.show(step, values)
-                if saves:
-                    self._store.save(step)
-                    logging.debug("checkpoint at step %d", step)
                 since = time.monotonic()
         finally:
             log.close()
@@ -240,14 +268,13 @@ class _Loop:
             last = checkpoints.latest(self._config.workdir) or "none"
             raise errors.UserError(
                 f"the loss is {values['loss']} at step {step} (last good checkpoint: {last}): "
-                "lower --learning_rate or use --precision=float32, and start again"
+                "lower --learning_rate or use --precision=float32, and start again in another --workdir"
             )
 
     def _monitor(self) -> dict[str, float]:
         """kNN accuracy of the encoder as it is now."""
+        train_reader, test_reader = _monitor_readers(self._config)
         scores = video_features.evaluate_knn(
-            encoder_of(self._model, self._config),
-            train=shard_reader.ShardReader(config_lib.split_paths(self._config.eval_train)),
-            test=shard_reader.ShardReader(config_lib.split_paths(self._config.eval_test)),
+            encoder_of(self._model, self._config), train=train_reader, test=test_reader
         )
         return {name: scores[name] for name in ("knn.top1", "knn.top5")}

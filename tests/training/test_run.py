@@ -99,6 +99,27 @@ def test_contradictions_with_the_data_are_refused(settings):
         run.train(dataclasses.replace(settings, batch_size=64, workdir=settings.workdir + "2"))
 
 
+def test_a_refused_start_does_not_claim_the_workdir(settings):
+    for name, value in (("num_negatives", 32), ("frame_gap", "-1"), ("decay_epochs", "5,3")):
+        with pytest.raises(errors.UserError, match=f"--{name}"):
+            run.train(dataclasses.replace(settings, **{name: value}))
+    assert run.train(dataclasses.replace(settings, steps=1)).step == 1
+
+
+def test_what_would_fail_at_the_end_is_refused_at_the_start(settings, tmp_path):
+    (tmp_path / "file").write_text("")
+    for changes, message in [
+        ({"eval_train": "nowhere", "eval_test": "nowhere"}, "nowhere"),
+        ({"eval_train": settings.data, "eval_test": settings.data}, "leakage"),
+        ({"export_dir": str(tmp_path / "file")}, "--export_dir"),
+        ({"workdir": str(tmp_path / "file" / "run")}, "--workdir"),
+        ({"data": f"{settings.data},{settings.data}/"}, "--data.*twice"),
+    ]:
+        with pytest.raises(errors.UserError, match=message):
+            run.train(dataclasses.replace(settings, **changes))
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(settings):
     with pytest.raises(errors.UserError, match="at step .*lower --learning_rate"):
         run.train(dataclasses.replace(settings, learning_rate=1e30))
