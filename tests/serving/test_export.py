@@ -125,3 +125,9 @@ def test_scratch_weights_are_seeded():
     kernel = lambda module: module.variables[0].numpy()  # noqa: E731
     np.testing.assert_array_equal(kernel(first), kernel(same))
     assert (kernel(first) != kernel(other)).any()
+
+
+def test_a_saved_model_of_others_is_refused(tmp_path):
+    tf.saved_model.save(tf.Module(), str(tmp_path / "alien"))
+    with pytest.raises(errors.UserError, match="alien is a SavedModel, but none that export made"):
+        loader.load_encoder(str(tmp_path / "alien"))

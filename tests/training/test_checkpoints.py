@@ -71,3 +71,17 @@ def test_only_the_newest_stay(tmp_path):
         "ckpt-2.index",
         "ckpt-3.index",
     ]
+
+
+def test_a_truncated_checkpoint_is_named_and_the_one_before_can_be_used(tmp_path):
+    model = make_model(0)
+    store = checkpoints.Checkpoints(str(tmp_path), model, model.optimizer)
+    store.save(1)
+    store.save(2)
+    (data,) = (tmp_path / "checkpoints").glob("ckpt-2.data*")
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(errors.UserError, match="ckpt-2 cannot be read.* remove .*ckpt-2"):
+        checkpoints.Checkpoints(str(tmp_path), model, model.optimizer).restore()
+    for path in (tmp_path / "checkpoints").glob("ckpt-2.*"):
+        path.unlink()
+    assert checkpoints.Checkpoints(str(tmp_path), model, model.optimizer).restore() == 1
