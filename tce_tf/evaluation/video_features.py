@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 from tce_tf import errors
 from tce_tf.data import pipeline, shard_reader, video_frames
@@ -104,6 +105,9 @@ def check_labelled(train: shard_reader.ShardReader, test: shard_reader.ShardRead
             f"{','.join(train.folders)} and {','.join(test.folders)} have different class lists: "
             "make both with the same --split_dir"
         )
+    unknown = sum(not group for reader in (train, test) for group in reader.groups)
+    if unknown:
+        logging.warning("%d videos have no known group: leakage is not checked for them", unknown)
     shared = {g for g in train.groups if g} & {g for g in test.groups if g}
     if shared:
         raise errors.UserError(

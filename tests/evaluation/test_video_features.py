@@ -71,3 +71,14 @@ def test_pooled_embedding_and_file(synthetic_shards, tmp_path):
         assert saved["names"].tolist() == rows["names"].tolist()
     with pytest.raises(errors.FlagError, match="must end in .npz"):
         embedding.save(str(tmp_path / "a.txt"), rows)
+
+
+def test_unknown_groups_are_said(synthetic_shards, caplog):
+    train = shard_reader.ShardReader([synthetic_shards["train"]])
+    test = shard_reader.ShardReader([synthetic_shards["test"]])
+    with caplog.at_level("WARNING", logger="absl"):
+        video_features.check_labelled(train, test)
+        assert "leakage is not checked" not in caplog.text
+        test.groups = [None] * len(test.groups)
+        video_features.check_labelled(train, test)
+    assert f"{len(test.groups)} videos have no known group" in caplog.text
