@@ -8,18 +8,16 @@ import time
 import tensorflow as tf
 from absl import logging
 
-from tce_tf import compat, errors
 from tce_tf import config as config_lib
-from tce_tf.data import augmentation, pipeline, sampling, shard_reader
+from tce_tf import errors
+from tce_tf.data import pipeline, shard_reader
 from tce_tf.evaluation import video_features
-from tce_tf.modeling import tce_model
-from tce_tf.serving import encoder_module, export
+from tce_tf.serving import export
 from tce_tf.training import (
     checkpoints,
     metrics_log,
-    optimizers,
     provenance,
-    schedules,
+    setup,
     strategies,
 )
 
@@ -49,19 +47,13 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
     strategy = strategies.make_strategy(config.strategy)
     strategies.check_batch_size(config.batch_size, strategy)
     _check_outputs(config)
-    inputs = _make_input(config, reader)
+    inputs = setup.make_input(config, reader)
     total_steps = inputs.steps_per_epoch * config.epochs
     last_step = min(config.steps or total_steps, total_steps)
     with strategy.scope():
-        model = build_model(config, reader, total_steps=total_steps)
-        schedule = schedules.Schedule(
-            config.learning_rate,
-            schedules.decay_steps(config.decay_epoch_list, inputs.steps_per_epoch),
-            config.decay_factor,
-            warmup_steps=config.warmup_epochs * inputs.steps_per_epoch,
-            cosine_steps=total_steps if config.schedule == "cosine" else 0,
-        )
-        optimizer = make_optimizer(config, schedule, model)
+        model = setup.build_model(config, reader, total_steps=total_steps)
+        schedule = setup.make_schedule(config, inputs.steps_per_epoch)
+        optimizer = setup.make_optimizer(config, schedule, model)
     # Not before all settings have passed: a refused start must not claim the workdir.
     provenance.save_config(config.workdir, config, folders)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
@@ -81,7 +73,7 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
             metrics = loop.run(reader, start_step, last_step)
     export_path = None
     if config.export_dir:
-        export_path = export.export_encoder(encoder_of(model, config), config.export_dir)
+        export_path = export.export_encoder(setup.encoder_of(model, config), config.export_dir)
         logging.info("exported to %s", export_path)
     return TrainResult(last_step, metrics, export_path)
 
@@ -112,79 +104,6 @@ def _monitor_readers(config: config_lib.TrainConfig) -> tuple[shard_reader.Shard
     )
 
 
-def build_model(
-    config: config_lib.TrainConfig, reader: shard_reader.ShardReader, *, total_steps: int
-) -> tce_model.TCEModel:
-    """The TCE model of a run, every weight made. Call inside the strategy's scope.
-
-    Raises:
-      errors.UserError: more negatives than the data can give.
-    """
-    gap = sampling.parse_frame_gap(config.frame_gap)
-    live_rows = reader.rows[sampling.trainable_videos(reader.num_frames, gap)]
-    if config.num_negatives > len(live_rows) - 1:
-        raise errors.UserError(
-            f"--num_negatives={config.num_negatives} needs at least {config.num_negatives + 1} "
-            f"videos, {config.data} has {len(live_rows)}: use {len(live_rows) - 1} or fewer"
-        )
-    shared = {field.name for field in dataclasses.fields(tce_model.Objective)}
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k in shared}
-    jit_light, _ = strategies.jit_settings(config.jit)
-    views = augmentation.compile_training_views(image_size=config.image_size, jit_compile=jit_light)
-    model = tce_model.TCEModel(
-        config.backbone,
-        num_videos=reader.num_rows,
-        embedding_width=config.embedding_width,
-        objective=tce_model.Objective(**settings, total_steps=total_steps),
-        live_rows=live_rows,
-        make_views=views,
-        jit=jit_light,
-        seed=config.seed,
-        dtype=config.precision,
-    )
-    model.initialize(config.image_size)
-    return model
-
-
-def encoder_of(
-    model: tce_model.TCEModel, config: config_lib.TrainConfig
-) -> encoder_module.EncoderModule:
-    """The encoder inside a model, sharing its weights."""
-    settings = encoder_module.EncoderConfig(
-        backbone=config.backbone,
-        embedding_width=config.embedding_width,
-        image_size=config.image_size,
-        resize_mode=config.resize_mode,
-    )
-    return encoder_module.EncoderModule(settings, model.backbone, model.projection)
-
-
-def _make_input(config, reader, worker_index=0, num_workers=1) -> pipeline.TrainingInput:
-    return pipeline.TrainingInput(
-        reader,
-        batch_size=config.batch_size,
-        frame_gap=sampling.parse_frame_gap(config.frame_gap),
-        seed=config.seed,
-        resize_mode=config.resize_mode,
-        max_bad_fraction=config.max_bad_fraction,
-        worker_index=worker_index,
-        num_workers=num_workers,
-    )
-
-
-def make_optimizer(config, schedule, model):
-    """The optimizer of a run, built for the weights that the loss reaches and given to the model."""
-    optimizer = optimizers.make_optimizer(
-        config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    if config.precision == "mixed_float16":
-        optimizer = compat.LossScaleOptimizer(optimizer)
-    # Before a checkpoint is restored: there must be something to restore into.
-    optimizer.build(model.optimized_weights)
-    model.compile(optimizer=optimizer)
-    return optimizer
-
-
 class _Loop:
     """The steps of one process's run."""
 
@@ -207,7 +126,7 @@ class _Loop:
         def per_replica(context):
             inputs = self._inputs
             if context.num_input_pipelines > 1:  # each worker reads its slice of every batch
-                inputs = _make_input(
+                inputs = setup.make_input(
                     self._config, reader, context.input_pipeline_id, context.num_input_pipelines
                 )
             dataset = inputs.dataset(start_step=start_step, num_steps=last_step - start_step)
@@ -275,6 +194,6 @@ class _Loop:
         """kNN accuracy of the encoder as it is now."""
         train_reader, test_reader = _monitor_readers(self._config)
         scores = video_features.evaluate_knn(
-            encoder_of(self._model, self._config), train=train_reader, test=test_reader
+            setup.encoder_of(self._model, self._config), train=train_reader, test=test_reader
         )
         return {name: scores[name] for name in ("knn.top1", "knn.top5")}

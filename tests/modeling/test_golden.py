@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tce_tf import compat, config
 from tce_tf.modeling import losses, memory_bank, tce_model, torch_names
-from tce_tf.training import run, schedules
+from tce_tf.training import schedules, setup
 
 
 def check(what, actual, expected, bound):
@@ -155,8 +155,8 @@ def golden_training(golden, precision, steps):
     reader = types.SimpleNamespace(
         rows=rows_of, num_rows=2 * num_videos, num_frames=np.full(num_videos, 2)
     )
-    model = run.build_model(settings, reader, total_steps=steps)
-    run.make_optimizer(settings, schedules.Schedule(settings.learning_rate), model)
+    model = setup.build_model(settings, reader, total_steps=steps)
+    setup.make_optimizer(settings, schedules.Schedule(settings.learning_rate), model)
     load_parameters(model, seed, precision)
     bank = golden_recipe.unit_rows("bank", num_videos, width, seed).astype(precision)
     model.bank.update(rows_of, bank)

@@ -1,0 +1,108 @@
+"""What does a run consist of? Model, optimizer, schedule and inputs, made from its settings."""
+
+import dataclasses
+
+import keras
+
+from tce_tf import compat, errors
+from tce_tf import config as config_lib
+from tce_tf.data import augmentation, pipeline, sampling, shard_reader
+from tce_tf.modeling import tce_model
+from tce_tf.serving import encoder_module
+from tce_tf.training import optimizers, schedules, strategies
+
+
+def make_input(
+    config: config_lib.TrainConfig,
+    reader: shard_reader.ShardReader,
+    worker_index: int = 0,
+    num_workers: int = 1,
+) -> pipeline.TrainingInput:
+    """The batches of one worker: its slice of every global batch.
+
+    Raises:
+      errors.UserError: the batch is larger than the data.
+    """
+    return pipeline.TrainingInput(
+        reader,
+        batch_size=config.batch_size,
+        frame_gap=sampling.parse_frame_gap(config.frame_gap),
+        seed=config.seed,
+        resize_mode=config.resize_mode,
+        max_bad_fraction=config.max_bad_fraction,
+        worker_index=worker_index,
+        num_workers=num_workers,
+    )
+
+
+def build_model(
+    config: config_lib.TrainConfig, reader: shard_reader.ShardReader, *, total_steps: int
+) -> tce_model.TCEModel:
+    """The TCE model of a run, every weight made. Call inside the strategy's scope.
+
+    Raises:
+      errors.UserError: more negatives than the data can give.
+    """
+    gap = sampling.parse_frame_gap(config.frame_gap)
+    live_rows = reader.rows[sampling.trainable_videos(reader.num_frames, gap)]
+    if config.num_negatives > len(live_rows) - 1:
+        raise errors.UserError(
+            f"--num_negatives={config.num_negatives} needs at least {config.num_negatives + 1} "
+            f"videos, {config.data} has {len(live_rows)}: use {len(live_rows) - 1} or fewer"
+        )
+    shared = {field.name for field in dataclasses.fields(tce_model.Objective)}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k in shared}
+    jit_light, _ = strategies.jit_settings(config.jit)
+    views = augmentation.compile_training_views(image_size=config.image_size, jit_compile=jit_light)
+    model = tce_model.TCEModel(
+        config.backbone,
+        num_videos=reader.num_rows,
+        embedding_width=config.embedding_width,
+        objective=tce_model.Objective(**settings, total_steps=total_steps),
+        live_rows=live_rows,
+        make_views=views,
+        jit=jit_light,
+        seed=config.seed,
+        dtype=config.precision,
+    )
+    model.initialize(config.image_size)
+    return model
+
+
+def make_schedule(config: config_lib.TrainConfig, steps_per_epoch: int) -> schedules.Schedule:
+    """The learning rate of each step."""
+    return schedules.Schedule(
+        config.learning_rate,
+        schedules.decay_steps(config.decay_epoch_list, steps_per_epoch),
+        config.decay_factor,
+        warmup_steps=config.warmup_epochs * steps_per_epoch,
+        cosine_steps=config.epochs * steps_per_epoch if config.schedule == "cosine" else 0,
+    )
+
+
+def make_optimizer(
+    config: config_lib.TrainConfig, schedule: schedules.Schedule, model: tce_model.TCEModel
+) -> keras.optimizers.Optimizer:
+    """The optimizer of a run, built for the weights that the loss reaches and given to the model."""
+    optimizer = optimizers.make_optimizer(
+        config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay
+    )
+    if config.precision == "mixed_float16":
+        optimizer = compat.LossScaleOptimizer(optimizer)
+    # Before a checkpoint is restored: there must be something to restore into.
+    optimizer.build(model.optimized_weights)
+    model.compile(optimizer=optimizer)
+    return optimizer
+
+
+def encoder_of(
+    model: tce_model.TCEModel, config: config_lib.TrainConfig
+) -> encoder_module.EncoderModule:
+    """The encoder inside a model, sharing its weights."""
+    settings = encoder_module.EncoderConfig(
+        backbone=config.backbone,
+        embedding_width=config.embedding_width,
+        image_size=config.image_size,
+        resize_mode=config.resize_mode,
+    )
+    return encoder_module.EncoderModule(settings, model.backbone, model.projection)
