@@ -69,7 +69,9 @@ def load_encoder(values: flags.FlagValues):
     if not values.encoder:
         raise errors.FlagError("--encoder is needed: a SavedModel, a workdir or none")
     fallback = encoder_module.EncoderConfig(backbone=values.backbone, image_size=values.image_size)
-    return loader.load_encoder(values.encoder, fallback=fallback, seed=values.seed)
+    encoder = loader.load_encoder(values.encoder, fallback=fallback, seed=values.seed)
+    loader.check_takes_frames(values.encoder)
+    return encoder
 
 
 def main(values: flags.FlagValues) -> None:

@@ -89,6 +89,21 @@ def normalize(images: tf.Tensor) -> tf.Tensor:
     return (images - mean) / std
 
 
+def stack_of_differences(frames: tf.Tensor) -> tf.Tensor:
+    """Each frame minus the one after it, side by side in the channels.
+
+    As in the released code of the paper's first version (dataloader/UCF101.py).
+
+    Args:
+      frames: float [B, T, H, W, 3], T consecutive normalised frames.
+
+    Returns:
+      [B, H, W, 3 (T - 1)].
+    """
+    differences = tf.unstack(frames[:, :-1] - frames[:, 1:], axis=1)
+    return tf.concat(differences, axis=-1)
+
+
 def preprocess_evaluation(
     frames: tf.Tensor, *, image_size: int, resize_mode: str = "crop"
 ) -> tf.Tensor:

@@ -22,7 +22,8 @@ STAGES = {
 }
 BOTTLENECK_EXPANSION = 4
 # What the first convolution sees: an image, or the 5 differences of 6 consecutive ones.
-INPUT_CHANNELS = {"rgb": 3, "stack_of_differences": 15}
+STACK_FRAMES = 6
+INPUT_CHANNELS = {"rgb": 3, "stack_of_differences": 3 * (STACK_FRAMES - 1)}
 
 
 def layer_seed(seed: int, name: str) -> int:

@@ -16,7 +16,7 @@ from tce_tf.modeling import heads, resnet
 class EncoderConfig:
     """What rebuilds an encoder's Keras layers; saved in `assets.extra/tce_config.json`.
 
-    `input_mode` is one of `resnet.INPUT_CHANNELS`; `EncoderModule` takes `rgb` only.
+    `input_mode` is one of `resnet.INPUT_CHANNELS`.
     """
 
     backbone: str = "resnet18"
@@ -24,6 +24,14 @@ class EncoderConfig:
     image_size: int = 224
     resize_mode: str = "crop"
     input_mode: str = "rgb"
+
+
+def make_encoder(
+    config: EncoderConfig, backbone: resnet.ResNet, projection: heads.ProjectionHead
+) -> "EncoderModule":
+    """The module for the config's input mode around built layers."""
+    kinds = {"rgb": EncoderModule, "stack_of_differences": StackEncoderModule}
+    return kinds[config.input_mode](config, backbone, projection)
 
 
 class EncoderModule(tf.Module):
@@ -36,11 +44,14 @@ class EncoderModule(tf.Module):
 
     Attributes:
       variables, trainable_variables, regularization_losses: the reusable-SavedModel interface.
+      image_shape: what `__call__` takes, without the batch: [H, W, 3].
     """
 
     # tf.Module computes these two; the reusable-SavedModel interface wants plain lists.
     variables = None
     trainable_variables = None
+
+    image_shape = (None, None, 3)
 
     def __init__(
         self, config: EncoderConfig, backbone: resnet.ResNet, projection: heads.ProjectionHead
@@ -68,7 +79,7 @@ class EncoderModule(tf.Module):
         TF Hub's image-feature-vector convention; normalised inside, not resized, not clipped.
         """
         backbone, _ = self._layers()
-        return tf.cast(backbone(augmentation.normalize(images), training=training), tf.float32)
+        return tf.cast(backbone(self._network_input(images), training=training), tf.float32)
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="frames")])
     def frames(self, frames):
@@ -80,39 +91,99 @@ class EncoderModule(tf.Module):
     )
     def clip(self, clip):
         """Clips uint8 [B, T, H, W, 3] -> `features` averaged over T, `embeddings` too (unit norm)."""
-        shape = tf.shape(clip)
-        outputs = self._encode(self._preprocess(tf.reshape(clip, tf.concat([[-1], shape[2:]], 0))))
-        means = {
-            name: tf.reduce_mean(tf.reshape(x, [shape[0], shape[1], x.shape[-1]]), axis=1)
-            for name, x in outputs.items()
-        }
-        return means | {"embeddings": tf.math.l2_normalize(means["embeddings"], axis=-1)}
+        outputs = self._encode(self._preprocess(_merge(clip)))
+        return _average(outputs, tf.shape(clip)[0], tf.shape(clip)[1])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def image_bytes(self, image_bytes):
         """JPEG or PNG files, string [B] -> `features` [B, F], `embeddings` [B, D]."""
+        return self._encode(self._decode(image_bytes))
+
+    def _decode(self, image_bytes):
+        """Files, string [n] -> float32 [n, S, S, 3] in [0, 1]; sizes may differ."""
         size = self.config.image_size
 
         def decode(image):
             pixels = tf.io.decode_image(image, channels=3, expand_animations=False)
             return self._preprocess(pixels[tf.newaxis])[0]
 
-        images = tf.map_fn(
-            decode,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
-        )
-        return self._encode(images)
+        spec = tf.TensorSpec([size, size, 3], tf.float32)
+        return tf.map_fn(decode, image_bytes, fn_output_signature=spec)
 
     def _preprocess(self, frames):
         return augmentation.preprocess_evaluation(
             frames, image_size=self.config.image_size, resize_mode=self.config.resize_mode
         )
 
+    def _network_input(self, images):
+        return augmentation.normalize(images)
+
     def _encode(self, images):
         backbone, projection = self._layers()
-        features = backbone(augmentation.normalize(images), training=False)
+        features = backbone(self._network_input(images), training=False)
         return {
             "features": tf.cast(features, tf.float32),
             "embeddings": tf.cast(projection(features), tf.float32),
         }
+
+
+class StackEncoderModule(EncoderModule):
+    """An encoder of motion: where `EncoderModule` takes an image, it takes six consecutive ones.
+
+    Its first convolution sees the five differences of neighbours, after normalisation
+    (`augmentation.stack_of_differences`).
+    """
+
+    image_shape = (resnet.STACK_FRAMES, None, None, 3)
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, resnet.STACK_FRAMES, None, None, 3], tf.uint8, name="frames")
+        ]
+    )
+    def frames(self, frames):
+        """Stacks uint8 [B, 6, H, W, 3] of any size -> `features` [B, F], `embeddings` [B, D]."""
+        return self._encode(self._split(self._preprocess(_merge(frames))))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, name="clip")]
+    )
+    def clip(self, clip):
+        """Clips uint8 [B, T, H, W, 3], T >= 6, averaged over all T - 5 stacks in them."""
+        shape = tf.shape(clip)
+        num_stacks = shape[1] - (resnet.STACK_FRAMES - 1)
+        message = f"a clip needs at least {resnet.STACK_FRAMES} frames"
+        with tf.control_dependencies([tf.debugging.assert_positive(num_stacks, message)]):
+            size = self.config.image_size
+            images = tf.reshape(self._preprocess(_merge(clip)), [shape[0], shape[1], size, size, 3])
+        starts = tf.range(num_stacks)[:, tf.newaxis]
+        stacks = tf.gather(images, starts + tf.range(resnet.STACK_FRAMES), axis=1)
+        return _average(self._encode(_merge(stacks)), shape[0], num_stacks)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, resnet.STACK_FRAMES], tf.string, name="image_bytes")]
+    )
+    def image_bytes(self, image_bytes):
+        """Stacks of JPEG or PNG files, string [B, 6] -> `features` [B, F], `embeddings` [B, D]."""
+        return self._encode(self._split(self._decode(tf.reshape(image_bytes, [-1]))))
+
+    def _network_input(self, images):
+        return augmentation.stack_of_differences(augmentation.normalize(images))
+
+    def _split(self, images):
+        size = self.config.image_size
+        return tf.reshape(images, [-1, resnet.STACK_FRAMES, size, size, 3])
+
+
+def _merge(frames):
+    """[B, T, ...] -> [B T, ...]."""
+    return tf.reshape(frames, tf.concat([[-1], tf.shape(frames)[2:]], 0))
+
+
+def _average(outputs, num_clips, num_parts):
+    """Features [B P, F] and embeddings [B P, D] averaged over P; embeddings normalised again."""
+    means = {
+        name: tf.reduce_mean(tf.reshape(x, [num_clips, num_parts, x.shape[-1]]), axis=1)
+        for name, x in outputs.items()
+    }
+    return means | {"embeddings": tf.math.l2_normalize(means["embeddings"], axis=-1)}

@@ -45,7 +45,7 @@ def export_encoder(
     size = module.config.image_size
     for training in (False, True):  # traced now, or the loaded module could not be called
         module.__call__.get_concrete_function(
-            tf.TensorSpec([None, None, None, 3], tf.float32, name="images"), training=training
+            tf.TensorSpec((None, *module.image_shape), tf.float32, name="images"), training=training
         )
     try:
         temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=output)

@@ -14,7 +14,7 @@ def build_encoder(
     config: encoder_module.EncoderConfig, *, seed: int = 0
 ) -> encoder_module.EncoderModule:
     """An encoder with fresh weights, as training starts with."""
-    return encoder_module.EncoderModule(config, *build_layers(config, seed=seed))
+    return encoder_module.make_encoder(config, *build_layers(config, seed=seed))
 
 
 def build_layers(
@@ -95,17 +95,17 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     return None
 
 
-def check_input_mode(config: encoder_module.EncoderConfig, name: str) -> None:
+def check_takes_frames(encoder: str) -> None:
     """Refuses an encoder that takes no single image.
 
     Raises:
       errors.UserError: it begins with the encoder's name.
     """
-    if config.input_mode != "rgb":
-        channels = resnet.INPUT_CHANNELS[config.input_mode]
+    config = encoder_config(encoder)
+    if config is not None and config.input_mode != "rgb":
         raise errors.UserError(
-            f"{name} takes {config.input_mode} ({channels} channels of several frames): evaluate, "
-            "embed and export work on single rgb frames"
+            f"--encoder={encoder}: takes {config.input_mode} of {resnet.STACK_FRAMES} consecutive "
+            "frames, this command works on single frames"
         )
 
 
@@ -156,8 +156,7 @@ def newest_checkpoint(workdir: str) -> str:
 
 def _from_workdir(workdir: str, checkpoint: str | None) -> encoder_module.EncoderModule:
     config = workdir_config(workdir)
-    check_input_mode(config, workdir)
     backbone, projection = build_layers(config)
     path = checkpoint or newest_checkpoint(workdir)
     restore_layers(path, backbone=backbone, projection=projection)
-    return encoder_module.EncoderModule(config, backbone, projection)
+    return encoder_module.make_encoder(config, backbone, projection)

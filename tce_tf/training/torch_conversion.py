@@ -91,7 +91,7 @@ def convert(
 
     Raises:
       errors.UserError: keys that are unknown, missing or of another shape, a backbone that the
-        keys contradict, a workdir that is in use, or an export of an encoder without rgb input.
+        keys contradict, or a workdir that is in use.
     """
     if workdir and os.path.exists(workdir) and not _is_empty_folder(workdir):
         raise errors.UserError(f"--workdir={workdir} exists and is not empty: take another")
@@ -101,8 +101,6 @@ def convert(
         network = _fill(weights, image_size, resize_mode)
     except errors.UserError as error:
         raise errors.UserError(f"{source}: {error}") from error
-    if export_dir:
-        loader.check_input_mode(network.config, source)
     fresh = sorted({"projection", "rotation"} - weights.heads)
     _log(source, weights, network, fresh, left, kept=bool(workdir))
 
@@ -116,7 +114,7 @@ def convert(
         _save_workdir(workdir, network, conversion)
         made.append(workdir)
     if export_dir:
-        module = encoder_module.EncoderModule(network.config, network.backbone, network.projection)
+        module = encoder_module.make_encoder(network.config, network.backbone, network.projection)
         made.append(export.export_encoder(module, export_dir))
     return made
 

@@ -3,6 +3,9 @@
 With `pytest -s` each comparison prints what it measured: the figures in BUILD_NOTES.md.
 """
 
+import os
+import subprocess
+import sys
 import types
 
 import golden_recipe
@@ -65,11 +68,13 @@ def test_inference(backbone):
 
 
 # The stored arrays are float32 and themselves 1.8e-4 from the truth for ResNet-101, whose hundred
-# batch norms over four images amplify round-off; a float32 run of ours adds as much again.
+# batch norms over four images amplify round-off. Float32 with oneDNN's convolutions is as far from
+# the truth in another direction; with TensorFlow's plain ones it is within the bound.
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_training_mode(backbone, dtype):
-    bound = 5e-4 if (backbone, dtype) == ("resnet101", "float32") else 2e-4
+    onednn = os.environ.get("TF_ENABLE_ONEDNN_OPTS") != "0"
+    bound = 5e-4 if (backbone, dtype) == ("resnet101", "float32") and onednn else 2e-4
     golden = golden_recipe.load(f"forward_{backbone}")
     model = golden_model(backbone, golden, dtype)
     forward = tf.function(lambda images: model(images, training=True)["embeddings"])
@@ -83,6 +88,15 @@ def test_training_mode(backbone, dtype):
     for key in statistics:
         name = key.removesuffix(suffix).replace("/", ".")
         check(f"{what}: {name}", named[name], golden[key], 2e-4)
+
+
+def test_training_mode_of_resnet101_without_onednn():
+    test = f"{__file__}::test_training_mode[resnet101-float32]"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", test],
+        env=os.environ | {"TF_ENABLE_ONEDNN_OPTS": "0"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0 and "of at most 0.0002" in done.stdout, done.stdout
 
 
 @pytest.fixture(name="nce")

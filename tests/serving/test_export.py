@@ -1,5 +1,6 @@
 """Does the exported encoder keep its contract? Signatures, preprocessing, trainable reload."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -59,6 +60,49 @@ def test_call_normalises_and_neither_resizes_nor_clips(module, path, frames):
     np.testing.assert_allclose(loaded(images), expected, atol=1e-5)
     np.testing.assert_allclose(loaded(images, training=False), expected, atol=1e-5)
     assert loaded(tf.random.stateless_uniform([2, 48, 80, 3], [0, 1])).shape == [2, 512]
+
+
+def test_a_stack_encoder_takes_six_consecutive_frames_for_an_image(tmp_path):
+    config = dataclasses.replace(CONFIG, input_mode="stack_of_differences")
+    module = loader.build_encoder(config, seed=1)
+    loaded = tf.saved_model.load(export.export_encoder(module, str(tmp_path)))
+    clips = np.random.default_rng(0).integers(0, 256, (2, 8, 50, 70, 3), dtype=np.uint8)
+
+    # By hand: each frame minus the next, in the network's own range, side by side in the channels.
+    squares = augmentation.preprocess_evaluation(
+        clips.reshape(16, 50, 70, 3), image_size=64, resize_mode="crop"
+    )
+    images = tf.reshape(squares, [2, 8, 64, 64, 3]).numpy()
+    normalised = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    backbone, projection = module._layers()
+    expected, embeddings = [], []
+    for start in range(3):
+        pairs = [normalised[:, t] - normalised[:, t + 1] for t in range(start, start + 5)]
+        features = backbone(np.concatenate(pairs, axis=-1).astype(np.float32))
+        expected.append(features.numpy())
+        embeddings.append(projection(features).numpy())
+
+    atol = 1e-5 * np.max(expected)
+    signatures = loaded.signatures
+    stacks = clips[:, :6]
+    png = [[tf.io.encode_png(frame).numpy() for frame in stack] for stack in stacks]
+    for outputs in (
+        signatures["frames"](frames=tf.constant(stacks)),
+        signatures["clip"](clip=tf.constant(stacks)),
+        signatures["serving_default"](image_bytes=tf.constant(png)),
+    ):
+        np.testing.assert_allclose(outputs["features"], expected[0], atol=atol)
+        np.testing.assert_allclose(outputs["embeddings"], embeddings[0], atol=1e-5)
+    np.testing.assert_allclose(loaded(images[:, :6]), expected[0], atol=atol)
+    whole = signatures["clip"](clip=tf.constant(clips))
+    np.testing.assert_allclose(whole["features"], np.mean(expected, axis=0), atol=atol)
+    mean = np.mean(embeddings, axis=0)
+    mean /= np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(whole["embeddings"], mean, atol=1e-5)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least 6 frames"):
+        signatures["clip"](clip=tf.constant(clips[:, :5]))
+    with pytest.raises(errors.UserError, match="takes stack_of_differences of 6 consecutive"):
+        loader.check_takes_frames(str(tmp_path))
 
 
 def test_reload_is_trainable(path, frames):

@@ -131,24 +131,19 @@ def test_torchvision_weights_become_an_encoder_with_a_seeded_projection(tmp_path
     np.testing.assert_array_equal(back["fc.weight"], state["fc.weight"])
 
 
-def test_first_version_with_15_channels(tmp_path, caplog):
+def test_first_version_with_15_channels(tmp_path):
     golden, images = golden_inputs("resnet18")
     state = torch_states.first_version("resnet18")
     contents = {"state_dict": torch_states.parallel(state)}
-    with pytest.raises(errors.UserError, match=r"a\.pth takes stack_of_differences \(15 channels"):
-        torch_conversion.convert(contents, "a.pth", workdir=str(tmp_path / "no"),
-                                 export_dir=str(tmp_path / "exported"))  # fmt: skip
-    assert not os.listdir(tmp_path)
-
-    workdir = convert(contents, tmp_path)
-    settings = loader.workdir_config(workdir)
-    assert settings.input_mode == "stack_of_differences"
-    with pytest.raises(errors.UserError, match="takes stack_of_differences .* single rgb frames"):
-        loader.load_encoder(workdir)
-    network = torch_conversion.build_network(settings, 101)
-    loader.restore_layers(loader.newest_checkpoint(workdir), **network.layers)
-    features = network.backbone(tf.tile(images, [1, 1, 1, 5]))
-    assert relative_error(features, golden["features_eval"]) < 1e-5
+    workdir, exported = torch_conversion.convert(
+        contents, "a.pth", workdir=str(tmp_path / "run"), export_dir=str(tmp_path / "exported")
+    )
+    assert loader.workdir_config(workdir).input_mode == "stack_of_differences"
+    assert loader.encoder_config(exported).input_mode == "stack_of_differences"
+    # Six frames whose every difference is the golden image, which then fills all 15 channels.
+    stack = raw(images[:, tf.newaxis] * -tf.range(6.0)[:, tf.newaxis, tf.newaxis, tf.newaxis])
+    for encoder in (loader.load_encoder(workdir), loader.load_encoder(exported)):
+        assert relative_error(encoder(stack), golden["features_eval"]) < 1e-5
     back = torch_conversion.torch_state(workdir)
     np.testing.assert_array_equal(back["backbone.conv1.weight"], state["conv1_custom.weight"])
     np.testing.assert_array_equal(back["fc.bias"], state["fc_custom.bias"])
