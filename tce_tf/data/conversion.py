@@ -2,9 +2,9 @@
 
     conversion.make_tfrecords(plan.Options("videos", "shards/train"), num_workers=8)
 
-Every shard is one call of `write_shard(plan, number, pool)`, which depends on nothing else and
-publishes its files by renaming. Its note, written last, marks it as done and holds what the
-manifest needs; the manifest is written when every shard has one.
+Every shard is one call of `write_shard(shard, pool)`, which depends on nothing else and publishes
+its files by renaming (`beam_runner.py` makes the same calls on a cluster). Its note, written last,
+marks it as done and holds what the manifest needs; the manifest is written when every shard has one.
 
     <output>/train-00000-of-00002.tfrecord, train-00000-of-00002.index.npy, ...
     <output>/manifest.json, rejected.csv
@@ -53,31 +53,32 @@ def make_tfrecords(
         too many rejected clips.
     """
     storage.make_folder(options.output)
-    with (
-        run_state.scratch_folder(options.output) as scratch,
-        workers.DecodePool(num_workers) as pool,
-    ):
+    with run_state.lock(options.output), workers.DecodePool(num_workers) as pool:
         plan = run_state.plan_or_resume(options, pool)
-        notes = [run_state.read_note(plan, shard) for shard in range(plan.num_shards)]
-        todo = [shard for shard, note in enumerate(notes) if note is None]
-        if len(todo) < plan.num_shards:
-            logging.info(
-                "%d of %d shards are there already", plan.num_shards - len(todo), len(notes)
-            )
-        _write_shards(plan, todo, pool, scratch)
-    return _finish(plan, max_rejected_fraction)
+        write_shards(unfinished(plan), pool)
+    return finish(plan, max_rejected_fraction)
 
 
-def _write_shards(
-    plan: plans.Plan, todo: list[int], pool: workers.DecodePool, scratch: str
-) -> None:
-    bar = progress.Progress(sum(len(plan.shard_clips(shard)) for shard in todo), "clips")
+def unfinished(plan: plans.Plan) -> list[plans.Shard]:
+    """The shards that no earlier run finished, or whose sources changed since."""
+    todo = [shard for shard in plan.shards() if run_state.read_note(shard) is None]
+    if len(todo) < plan.num_shards:
+        logging.info(
+            "%d of %d shards are there already", plan.num_shards - len(todo), plan.num_shards
+        )
+    return todo
+
+
+def write_shards(shards: list[plans.Shard], pool: workers.DecodePool) -> None:
+    """Makes shards on this machine, a few at a time.
+
+    Raises:
+      errors.UserError: the output cannot be written.
+    """
+    bar = progress.Progress(sum(len(shard.clips) for shard in shards), "clips")
     # One shard more than workers: while a shard waits for its last clip, others keep them busy.
     with concurrent.futures.ThreadPoolExecutor(pool.num_workers + 1) as threads:
-        futures = [
-            threads.submit(write_shard, plan, shard, pool, scratch=scratch, on_clip=bar.add)
-            for shard in todo
-        ]
+        futures = [threads.submit(write_shard, shard, pool, on_clip=bar.add) for shard in shards]
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -86,78 +87,71 @@ def _write_shards(
                 future.cancel()
             pool.stop()
             raise
-    if todo:
+    if shards:
         bar.close()
 
 
 def write_shard(
-    plan: plans.Plan,
-    shard: int,
+    shard: plans.Shard,
     pool: workers.DecodePool,
     *,
-    scratch: str | None = None,
     on_clip: Callable[[int], None] = lambda frames: None,
 ) -> None:
     """Makes one shard, its index and its note. Independent of every other shard.
 
     Args:
-      plan: of the whole folder.
-      shard: 0 <= shard < plan.num_shards.
+      shard: what to make.
       pool: decodes the clips.
-      scratch: local folder for unfinished files, on the output's disk; None = one of its own.
       on_clip: called after each clip with its number of frames, 0 for a rejected one.
 
     Raises:
       errors.UserError: the output cannot be written.
     """
-    if scratch is None:
-        with run_state.scratch_folder(plan.options.output) as own:
-            return write_shard(plan, shard, pool, scratch=own, on_clip=on_clip)
-    clips = plan.shard_clips(shard)
-    parts = [os.path.join(scratch, f"{clip.video_index:09d}.record") for clip in clips]
+    with run_state.scratch_folder(shard.output) as scratch:
+        # Before anything is read: what changes meanwhile is noticed by the next run.
+        sources = [run_state.stamp(clip.path) for clip in shard.clips]
+        parts = [os.path.join(scratch, f"{clip.video_index:09d}.record") for clip in shard.clips]
 
-    def submit(clip: plans.PlannedClip, part: str):
-        encoding = plan.options.encoding
-        return pool.submit(encode_record, clip, encoding, part, timeout_seconds=_time_limit(clip))
+        def submit(clip: plans.PlannedClip, part: str):
+            limit = _time_limit(clip)
+            return pool.submit(encode_record, clip, shard.encoding, part, timeout_seconds=limit)
 
-    with _submitting:  # a shard's clips stand together in the queue, so that shards end one by one
-        futures = [submit(clip, part) for clip, part in zip(clips, parts, strict=True)]
-    name = plan.shard_file(shard)
-    temporary = os.path.join(scratch, name)
-    entries, rejected, index = [], [], [np.zeros(0, shard_format.INDEX_DTYPE)]
-    try:
-        with open(temporary, "wb") as file:
-            for clip, part, future in zip(clips, parts, futures, strict=True):
-                try:
+        with _submitting:  # a shard's clips stand together in the queue: shards end one by one
+            futures = [submit(clip, part) for clip, part in zip(shard.clips, parts, strict=True)]
+        temporary = os.path.join(scratch, shard.file)
+        entries, rejected, index = [], [], [np.zeros(0, shard_format.INDEX_DTYPE)]
+        try:
+            with open(temporary, "wb") as file:
+                for clip, part, future in zip(shard.clips, parts, futures, strict=True):
                     try:
-                        entry, rows = pool.result(future)
-                    except workers.WorkerDied:
-                        # Once more: the system kills processes for its own reasons (memory).
-                        entry, rows = pool.result(submit(clip, part))
-                except VideoError as error:
-                    rejected.append(_rejection(clip, str(error)))
-                    on_clip(0)
-                    continue
-                rows["offset"] += np.uint64(file.tell())
-                index.append(rows)
-                entries.append(entry | {"shard": name})
-                with open(part, "rb") as source:
-                    shutil.copyfileobj(source, file, 2**20)
-                os.unlink(part)
-                on_clip(entry["num_frames"])
-            length = file.tell()
-        with open(f"{temporary}.index", "wb") as file:
-            np.save(file, np.concatenate(index), allow_pickle=False)
-        output = plan.options.output
-        index_path = storage.join(output, manifests.index_name(name))
-        storage.publish(temporary, storage.join(output, name))
-        storage.publish(f"{temporary}.index", index_path)
-    except OSError as error:
-        raise errors.UserError(
-            f"cannot write {name} in {plan.options.output}: {error.strerror or error}"
-        ) from error
-    note = {"length": length, "videos": entries, "rejected": rejected}
-    storage.write_atomic(run_state.note_path(plan, shard), run_state.to_json(note))
+                        try:
+                            entry, rows = pool.result(future)
+                        except workers.WorkerDied:
+                            # Once more: the system kills processes for its own reasons (memory).
+                            entry, rows = pool.result(submit(clip, part))
+                    except VideoError as error:
+                        rejected.append({"path": clip.path, "reason": " ".join(str(error).split())})
+                        on_clip(0)
+                        continue
+                    rows["offset"] += np.uint64(file.tell())
+                    index.append(rows)
+                    entries.append(entry | {"shard": shard.file})
+                    with open(part, "rb") as source:
+                        shutil.copyfileobj(source, file, 2**20)
+                    os.unlink(part)
+                    on_clip(entry["num_frames"])
+                length = file.tell()
+            with open(f"{temporary}.index", "wb") as file:
+                np.save(file, np.concatenate(index), allow_pickle=False)
+            index_path = storage.join(shard.output, manifests.index_name(shard.file))
+            storage.publish(temporary, storage.join(shard.output, shard.file))
+            storage.publish(f"{temporary}.index", index_path)
+        except OSError as error:
+            raise errors.UserError(
+                f"cannot write {shard.file} in {shard.output}: {error.strerror or error}"
+            ) from error
+    note = {"length": length, "sources": sources, "videos": entries, "rejected": rejected}
+    storage.write_atomic(run_state.note_path(shard), run_state.to_json(note))
 
 
 def encode_record(
@@ -230,21 +224,14 @@ def _time_limit(clip: plans.PlannedClip) -> float:
     return 300 + size / 100_000
 
 
-def _rejection(clip: plans.PlannedClip, reason: str) -> dict:
-    reason = " ".join(reason.split())
-    return {
-        "name": clip.name,
-        "path": clip.path,
-        "reason": reason,
-        "stamp": run_state.stamp(clip.path),
-    }
+def finish(plan: plans.Plan, max_rejected_fraction: float) -> manifests.Manifest:
+    """Writes `rejected.csv` and the manifest from the notes of all shards.
 
-
-def _finish(plan: plans.Plan, max_rejected_fraction: float) -> manifests.Manifest:
-    """Writes `rejected.csv` and the manifest from the notes."""
-    notes = []
-    for shard in range(plan.num_shards):
-        notes.append(json.loads(storage.read_bytes(run_state.note_path(plan, shard))))
+    Raises:
+      errors.UserError: nothing to make, or more rejected clips than allowed; the rest is kept.
+    """
+    shards = plan.shards()
+    notes = [json.loads(storage.read_bytes(run_state.note_path(shard))) for shard in shards]
     rejected = [(entry["path"], entry["reason"]) for note in notes for entry in note["rejected"]]
     rejected = [*plan.rejected, *rejected]
     manifest = manifests.Manifest(
@@ -253,8 +240,8 @@ def _finish(plan: plans.Plan, max_rejected_fraction: float) -> manifests.Manifes
         num_rows=len(plan.clips),
         num_rejected=len(rejected),
         shards=[
-            {"file": plan.shard_file(shard), "length": note["length"]}
-            for shard, note in enumerate(notes)
+            {"file": shard.file, "length": note["length"]}
+            for shard, note in zip(shards, notes, strict=True)
         ],
         videos=[entry for note in notes for entry in note["videos"]],
     )

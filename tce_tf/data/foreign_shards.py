@@ -13,9 +13,10 @@ from absl import logging
 
 from tce_tf import errors
 from tce_tf.data import manifest as manifests
-from tce_tf.data import pictures, run_state, shard_format, storage
+from tce_tf.data import pictures, remote, run_state, shard_format, storage
 
 _EXTENSION = ".tfrecord"
+_IN_PLACE = "indexed_in_place"  # among a manifest's arguments
 
 
 def is_asked_for(input_path: str, output: str) -> bool:
@@ -24,46 +25,65 @@ def is_asked_for(input_path: str, output: str) -> bool:
     Raises:
       errors.UserError: it is one, but the output is another folder.
     """
-    if not os.path.isdir(input_path):
+    if not remote.is_remote(input_path) and not os.path.isdir(input_path):
         return False
-    names = os.listdir(input_path)
-    if manifests.FILE_NAME in names or not any(name.endswith(_EXTENSION) for name in names):
+    names = storage.sizes(input_path)
+    if not any(name.endswith(_EXTENSION) for name in names):
         return False
-    if run_state.WORK_FOLDER in names:  # an unfinished run of ours
+    if manifests.FILE_NAME in names and not _is_indexed_in_place(manifests.read(input_path)):
         return False
-    if os.path.realpath(input_path) != os.path.realpath(output):
+    if not remote.is_remote(input_path) and run_state.WORK_FOLDER in os.listdir(input_path):
+        return False  # an unfinished run of ours
+    if _place(input_path) != _place(output):
         raise errors.UserError(
             f"{input_path} holds TFRecord files; to index them there, give it as --output too"
         )
     return True
 
 
-def index_folder(folder: str) -> manifests.Manifest:
-    """Writes an index for each TFRecord file of a local folder, and the folder's manifest.
+def _place(path: str) -> str:
+    return path.rstrip("/") if remote.is_remote(path) else os.path.realpath(path)
 
-    Records without `clip/media_id` are named after their file and position; labels come from
-    `clip/label/index` and names from `clip/label/text`.
+
+def _is_indexed_in_place(manifest: manifests.Manifest) -> bool:
+    return manifest.arguments.get(_IN_PLACE) is True
+
+
+def index_folder(folder: str) -> manifests.Manifest:
+    """Writes an index for each TFRecord file of a folder, and the folder's manifest.
+
+    A folder that was indexed and whose files kept their lengths is left as it is. Records without
+    `clip/media_id` are named after their file and position; labels come from `clip/label/index` and
+    names from `clip/label/text`.
 
     Raises:
       errors.UserError: a file is damaged, compressed, or holds other things than videos.
     """
-    files = sorted(name for name in storage.sizes(folder) if name.endswith(_EXTENSION))
+    sizes = storage.sizes(folder)
+    files = sorted(name for name in sizes if name.endswith(_EXTENSION))
     if not files:
         raise errors.UserError(f"{folder} holds no {_EXTENSION} files")
+    shards = [{"file": file, "length": sizes[file]} for file in files]
+    if manifests.FILE_NAME in sizes:
+        manifest = manifests.read(folder)
+        if manifest.shards == shards and all(manifests.index_name(file) in sizes for file in files):
+            logging.info("%s: %d videos are indexed already", folder, len(manifest.videos))
+            return manifest
     videos, class_names, names = [], {}, set()
     for file in files:
-        path = os.path.join(folder, file)
+        path = storage.join(folder, file)
         rows = []
         try:
-            for position, (offset, record) in enumerate(shard_format.read_records(path)):
-                entry, index, label_text = _describe(record, offset)
-                name = entry["name"] or f"{file.removesuffix(_EXTENSION)}/{position:05d}"
-                if name in names:
-                    name = f"{name}@{file.removesuffix(_EXTENSION)}/{position:05d}"
-                names.add(name)
-                videos.append(entry | {"name": name, "video_index": len(videos), "shard": file})
-                rows.append(index)
-                _note_class(class_names, entry["label"], label_text, path)
+            with remote.as_os_errors(path), storage.open_to_read(path) as opened:
+                for position, (offset, record) in enumerate(shard_format.read_records(opened)):
+                    entry, index, label_text = _describe(record, offset)
+                    name = entry["name"] or f"{file.removesuffix(_EXTENSION)}/{position:05d}"
+                    if name in names:
+                        name = f"{name}@{file.removesuffix(_EXTENSION)}/{position:05d}"
+                    names.add(name)
+                    videos.append(entry | {"name": name, "video_index": len(videos), "shard": file})
+                    rows.append(index)
+                    _note_class(class_names, entry["label"], label_text, path)
         except shard_format.FormatError as error:
             raise errors.UserError(
                 f"{path}: {error}; it must hold uncompressed SequenceExamples"
@@ -72,16 +92,16 @@ def index_folder(folder: str) -> manifests.Manifest:
             raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
         buffer = io.BytesIO()
         np.save(buffer, np.concatenate([np.zeros(0, shard_format.INDEX_DTYPE), *rows]))
-        storage.write_atomic(os.path.join(folder, manifests.index_name(file)), buffer.getvalue())
+        storage.write_atomic(storage.join(folder, manifests.index_name(file)), buffer.getvalue())
     if not videos:
         raise errors.UserError(f"{folder}: its {_EXTENSION} files hold no videos")
     highest = max(class_names, default=-1)
     manifest = manifests.Manifest(
-        arguments={"indexed_in_place": True},
+        arguments={_IN_PLACE: True},
         class_names=[class_names.get(label, f"class {label}") for label in range(highest + 1)],
         num_rows=len(videos),
         num_rejected=0,
-        shards=[{"file": f, "length": os.path.getsize(os.path.join(folder, f))} for f in files],
+        shards=shards,
         videos=videos,
     )
     manifests.write(folder, manifest)

@@ -17,11 +17,12 @@ import dataclasses
 import io
 import os
 import re
+from collections.abc import Iterable
 
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.data import video_source
+from tce_tf.data import remote, video_source
 
 LAYOUTS = ("auto", "flat", "class", "ucf101", "hmdb51", "kinetics")
 VIDEO_EXTENSIONS = frozenset(
@@ -81,6 +82,7 @@ def list_clips(path: str, layout: str = "auto") -> Listing:
     Raises:
       errors.UserError: no such input, a bad CSV file, or not one clip in it.
     """
+    remote.require_local(path, "input", "videos, frame folders or a CSV file")
     if os.path.isfile(path) and path.lower().endswith(".csv"):
         if layout != "auto":
             raise errors.UserError(
@@ -248,6 +250,10 @@ def _read_csv(path: str) -> Listing:
             rejected.append((target, f"{what} in {os.path.basename(path)}, row {line}"))
             continue
         clips[name] = Clip(name, target, cells.get("label") or None, cells.get("group") or None)
+    if _are_numbers(clip.label_text for clip in clips.values()):
+        for name, clip in clips.items():  # 07 is 7, as in other programs that read such files
+            if clip.label_text is not None:
+                clips[name] = dataclasses.replace(clip, label_text=str(int(clip.label_text)))
     return Listing(sorted(clips.values(), key=lambda clip: clip.name), rejected, "csv")
 
 
@@ -267,9 +273,16 @@ def class_names(clips: list[Clip], layout: str) -> list[str]:
       errors.UserError: numbered labels beyond a million.
     """
     names = {clip.label_text for clip in clips if clip.label_text is not None}
-    if layout == "csv" and names and all(name.isascii() and name.isdigit() for name in names):
+    if layout == "csv" and names and _are_numbers(names):
         highest = max(int(name) for name in names)
         if highest > 10**6:
             raise errors.UserError(f"label {highest} is too large: classes are numbered from 0")
         return [str(label) for label in range(highest + 1)]
     return sorted(names)
+
+
+def _are_numbers(labels: Iterable[str | None]) -> bool:
+    return all(
+        label is None or (label.isascii() and label.isdigit() and len(label) < 19)
+        for label in labels
+    )

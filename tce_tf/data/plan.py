@@ -92,6 +92,25 @@ class PlannedClip:
 
 
 @dataclasses.dataclass(frozen=True)
+class Shard:
+    """One shard to be: all that making it needs, so that it can be made on any machine.
+
+    Attributes:
+      number: 0 <= number < the plan's `num_shards`.
+      file: its file name.
+      clips: in order of `video_index`.
+      output: the shard folder, local or remote.
+      encoding: how frames are stored.
+    """
+
+    number: int
+    file: str
+    clips: list[PlannedClip]
+    output: str
+    encoding: video.EncodeOptions
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What a run makes.
 
@@ -111,15 +130,21 @@ class Plan:
     rejected: list[tuple[str, str]]
     num_shards: int
 
-    def shard_file(self, shard: int) -> str:
-        """A shard's file name."""
+    def shard(self, number: int) -> Shard:
+        """A shard's part: contiguous blocks of clips, sizes differing by one at most."""
         stem = {"all": "videos"}.get(self.options.subset, self.options.subset)
-        return f"{stem}-{shard:05d}-of-{self.num_shards:05d}.tfrecord"
+        total, count = len(self.clips), self.num_shards
+        return Shard(
+            number=number,
+            file=f"{stem}-{number:05d}-of-{count:05d}.tfrecord",
+            clips=self.clips[number * total // count : (number + 1) * total // count],
+            output=self.options.output,
+            encoding=self.options.encoding,
+        )
 
-    def shard_clips(self, shard: int) -> list[PlannedClip]:
-        """A shard's clips: contiguous blocks, sizes differing by one at most."""
-        total = len(self.clips)
-        return self.clips[shard * total // self.num_shards : (shard + 1) * total // self.num_shards]
+    def shards(self) -> list[Shard]:
+        """All of them, in order."""
+        return [self.shard(number) for number in range(self.num_shards)]
 
 
 def make_plan(options: Options, pool: workers.DecodePool, num_shards: int | None = None) -> Plan:
@@ -147,7 +172,8 @@ def make_plan(options: Options, pool: workers.DecodePool, num_shards: int | None
             label = exact.get(text, labels.get(text.casefold()))
             if label is None:
                 raise errors.UserError(
-                    f"{clip.path}: class {text!r} is not in {options.split_dir}/classInd.txt"
+                    f"{clip.path}: class {text!r} is none of the classes in "
+                    f"--split_dir={options.split_dir}"
                 )
             text = class_names[label]
         extension = os.path.splitext(clip.path)[1]

@@ -12,21 +12,35 @@ import os
 import shutil
 import tempfile
 
+from absl import logging
+
 from tce_tf import errors
 from tce_tf.data import manifest as manifests
 from tce_tf.data import plan as plans
-from tce_tf.data import shard_format, storage, workers
+from tce_tf.data import remote, shard_format, storage, workers
 
 WORK_FOLDER = ".make_tfrecords"
+_PARTIAL = "partial"
 
 
 def stamp(path: str) -> list[int]:
-    """Changes when a file is repaired; its shard is then made again."""
+    """What changes when a clip's source is replaced or repaired: its shard is then made again.
+
+    Size and time of change in nanoseconds, of a frame folder the sum and the latest; [] where there
+    is nothing.
+    """
     try:
-        status = os.stat(path)
+        if not os.path.isdir(path):
+            status = os.stat(path)
+            return [status.st_size, status.st_mtime_ns]
+        with os.scandir(path) as entries:
+            statuses = [os.stat(path), *(entry.stat() for entry in entries)]
     except OSError:
         return []
-    return [status.st_size, status.st_mtime_ns]
+    return [
+        sum(status.st_size for status in statuses[1:]),
+        max(status.st_mtime_ns for status in statuses),
+    ]
 
 
 def to_json(document: object) -> bytes:
@@ -34,27 +48,36 @@ def to_json(document: object) -> bytes:
     return json.dumps(document, ensure_ascii=False).encode()
 
 
-def note_path(plan: plans.Plan, shard: int) -> str:
+def note_path(shard: plans.Shard) -> str:
     """Where a finished shard's note lies: its length, its videos and its rejected clips."""
-    return storage.join(plan.options.output, f"{WORK_FOLDER}/{shard:05d}.json")
+    return storage.join(shard.output, f"{WORK_FOLDER}/{shard.number:05d}.json")
 
 
-def read_note(plan: plans.Plan, shard: int) -> dict | None:
+def read_note(shard: plans.Shard) -> dict | None:
     """A finished shard's note; None when the shard must be made (again)."""
-    if storage.size(note_path(plan, shard)) is None:
+    if storage.size(note_path(shard)) is None:
         return None
     try:
-        note = json.loads(storage.read_bytes(note_path(plan, shard)))
-    except ValueError:
+        note = json.loads(storage.read_bytes(note_path(shard)))
+        sources = note["sources"]
+    except (ValueError, KeyError, TypeError):
         return None
-    name = plan.shard_file(shard)
-    if storage.size(storage.join(plan.options.output, name)) != note["length"]:
+    if storage.size(storage.join(shard.output, shard.file)) != note["length"]:
         return None
     frames = sum(entry["num_frames"] for entry in note["videos"])
-    index = storage.size(storage.join(plan.options.output, manifests.index_name(name)))
+    index = storage.size(storage.join(shard.output, manifests.index_name(shard.file)))
     if index is None or index < frames * shard_format.INDEX_DTYPE.itemsize:
         return None
-    if any(stamp(entry["path"]) != entry["stamp"] for entry in note["rejected"]):
+    changed = [
+        clip.path
+        for clip, then in zip(shard.clips, sources, strict=True)
+        if stamp(clip.path) != then
+    ]
+    if changed:
+        logging.info(
+            "%s is made again: %d of its sources changed, the first is %s",
+            shard.file, len(changed), changed[0],
+        )  # fmt: skip
         return None
     return note
 
@@ -113,30 +136,51 @@ def _identity(clip: plans.PlannedClip) -> dict:
 
 
 @contextlib.contextmanager
-def scratch_folder(output: str):
-    """A folder for unfinished files; on a local disk also the lock against a second run."""
-    if storage.is_remote(output):
-        with tempfile.TemporaryDirectory(prefix="make_tfrecords-") as folder:
-            yield folder
+def lock(output: str):
+    """Keeps a second run out of a local shard folder, and clears what a killed run left there.
+
+    Nothing locks an object store: two runs at once would write the same bytes twice.
+    """
+    if remote.is_remote(output):
+        yield
         return
     work = os.path.join(output, WORK_FOLDER)
-    folder = os.path.join(work, "partial")
     storage.make_folder(work)
     try:
-        lock = open(os.path.join(work, "lock"), "w")  # noqa: SIM115 -- held until the end
+        file = open(os.path.join(work, "lock"), "w")  # noqa: SIM115 -- held until the end
     except OSError as error:
         raise errors.UserError(f"cannot write to {output}: {error.strerror}") from error
-    with lock:
+    with file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise errors.UserError(
                 f"another make_tfrecords is writing to {output}; wait for it or choose another "
                 "--output"
             ) from None
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed run left
-        storage.make_folder(folder)
+        partial = os.path.join(work, _PARTIAL)
+        shutil.rmtree(partial, ignore_errors=True)
         try:
-            yield folder
+            yield
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(output: str):
+    """A new folder for unfinished files, on the output's own disk where that is local.
+
+    Of one shard: two machines that make the same one (a cluster may start it twice) do not meet.
+    """
+    parent = None
+    if not remote.is_remote(output):
+        parent = os.path.join(output, WORK_FOLDER, _PARTIAL)
+        storage.make_folder(parent)
+    try:
+        folder = tempfile.mkdtemp(prefix="make_tfrecords-", dir=parent)
+    except OSError as error:
+        raise errors.UserError(f"cannot write to {parent}: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

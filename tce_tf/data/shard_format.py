@@ -12,6 +12,7 @@ TensorFlow's own serializer, parser and TFRecord reader.
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -246,26 +247,25 @@ def record_footer(record: bytes) -> bytes:
     return struct.pack("<I", _masked_crc(record))
 
 
-def read_records(path: str, verify: bool = True) -> Iterator[tuple[int, bytes]]:
-    """Every record of a local TFRecord file, with the offset of its bytes in the file.
+def read_records(file: BinaryIO, verify: bool = True) -> Iterator[tuple[int, bytes]]:
+    """Every record of an open TFRecord file, with the offset of its bytes in the file.
 
     Raises:
       FormatError: not a TFRecord file, truncated, or a CRC that does not match; the message holds
         the offset, the caller adds the file's name.
       OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
-        offset = 0
-        while header := file.read(HEADER_BYTES):
-            length = struct.unpack("<Q", header[:8])[0] if len(header) == HEADER_BYTES else 0
-            if header != record_header(length):
-                raise FormatError(f"no TFRecord header at byte {offset}")
-            if length > 2**31:
-                raise FormatError(f"a record of {length} bytes at byte {offset}")
-            record, footer = file.read(length), file.read(FOOTER_BYTES)
-            if len(record) < length or len(footer) < FOOTER_BYTES:
-                raise FormatError(f"the file ends within the record at byte {offset}")
-            if verify and footer != record_footer(record):
-                raise FormatError(f"wrong checksum of the record at byte {offset}")
-            yield offset + HEADER_BYTES, record
-            offset += HEADER_BYTES + length + FOOTER_BYTES
+    offset = 0
+    while header := file.read(HEADER_BYTES):
+        length = struct.unpack("<Q", header[:8])[0] if len(header) == HEADER_BYTES else 0
+        if header != record_header(length):
+            raise FormatError(f"no TFRecord header at byte {offset}")
+        if length > 2**31:
+            raise FormatError(f"a record of {length} bytes at byte {offset}")
+        record, footer = file.read(length), file.read(FOOTER_BYTES)
+        if len(record) < length or len(footer) < FOOTER_BYTES:
+            raise FormatError(f"the file ends within the record at byte {offset}")
+        if verify and footer != record_footer(record):
+            raise FormatError(f"wrong checksum of the record at byte {offset}")
+        yield offset + HEADER_BYTES, record
+        offset += HEADER_BYTES + length + FOOTER_BYTES

@@ -6,8 +6,6 @@ The index gives each frame's place inside its shard, so a frame costs one positi
     jpegs = reader.read_frames(videos=[0, 0, 7], frames=[3, 4, 11])
 """
 
-import io
-import os
 import resource
 import threading
 import zlib
@@ -18,7 +16,8 @@ from absl import logging
 
 from tce_tf import errors
 from tce_tf.data import manifest as manifests
-from tce_tf.data import shard_format, storage
+from tce_tf.data import shard_file, storage
+from tce_tf.data.shard_file import ShardFile
 
 
 class FrameError(Exception):
@@ -73,7 +72,7 @@ class ShardReader:
         self.num_rows = 0
         self._shard_paths: list[str] = []
         self._index_paths: list[str] = []
-        self._files: list[_ShardFile | None] = []
+        self._files: list[ShardFile | None] = []
         self._lock = threading.Lock()
         videos, rows, folder_of, shard_of = [], [], [], []
         for number, folder in enumerate(self.folders):
@@ -139,14 +138,14 @@ class ShardReader:
             self._shard_of, weights=self.num_frames, minlength=len(self._shard_paths)
         ).astype(np.int64)
 
-    def _open(self, shard: int) -> "_ShardFile":
+    def _open(self, shard: int) -> ShardFile:
         """The shard's open file, opened at its first use; safe from several threads."""
         file = self._files[shard]
         if file is None:
             with self._lock:
                 file = self._files[shard]
                 if file is None:
-                    file = self._files[shard] = _ShardFile(
+                    file = self._files[shard] = ShardFile(
                         self._shard_paths[shard],
                         self._index_paths[shard],
                         int(self._shard_frames[shard]),
@@ -184,24 +183,26 @@ class ShardReader:
                 f"frame {frame} of video {self.names[video]}, which has {self.num_frames[video]}"
             )
         shards, index_rows = self._shard_of[videos], self._index_start[videos] + frames
-        jpegs: list[bytes] = [b""] * len(videos)
-        # Frames of one shard are read together, in the order they lie on the disk.
+        # Frames of one shard together, in the order they lie on the disk.
         order = np.lexsort((index_rows, shards))
+        ranges, crcs = [], []
         bounds = np.flatnonzero(np.diff(shards[order])) + 1
         for members in np.split(order, bounds):
-            shard = int(shards[members[0]])
-            file = self._open(shard)
-            wanted = file.index[index_rows[members]]
-            for member, row in zip(members.tolist(), wanted.tolist(), strict=True):
-                offset, length, crc, _ = row
-                try:
-                    jpeg = file.read(offset, length)
-                except OSError as error:
-                    raise self._frame_error(videos[member], frames[member], shard, error) from error
-                if len(jpeg) != length or zlib.crc32(jpeg) != crc:
-                    fault = "wrong checksum" if len(jpeg) == length else "the file ends before it"
-                    raise self._frame_error(videos[member], frames[member], shard, fault)
-                jpegs[member] = jpeg
+            file = self._open(int(shards[members[0]]))
+            for offset, length, crc, _ in file.index[index_rows[members]].tolist():
+                ranges.append((file, offset, length))
+                crcs.append(crc)
+        jpegs: list[bytes] = [b""] * len(videos)
+        found = shard_file.read_ranges(ranges)
+        for member, (_, _, length), jpeg, crc in zip(
+            order.tolist(), ranges, found, crcs, strict=True
+        ):
+            if isinstance(jpeg, OSError):
+                raise self._frame_error(videos[member], frames[member], jpeg) from jpeg
+            if len(jpeg) != length or zlib.crc32(jpeg) != crc:
+                fault = "wrong checksum" if len(jpeg) == length else "the file ends before it"
+                raise self._frame_error(videos[member], frames[member], fault)
+            jpegs[member] = jpeg
         return jpegs
 
     def timestamps(self, video: int) -> np.ndarray:
@@ -210,10 +211,10 @@ class ShardReader:
         start = self._index_start[video]
         return index["timestamp"][start : start + self.num_frames[video]].astype(np.int64)
 
-    def _frame_error(self, video, frame, shard: int, fault) -> FrameError:
+    def _frame_error(self, video, frame, fault) -> FrameError:
         return FrameError(
             f"cannot read frame {frame} of video {self.names[video]} "
-            f"in {self._shard_paths[shard]}: {fault}",
+            f"in {self._shard_paths[self._shard_of[video]]}: {fault}",
             int(video),
             int(frame),
         )
@@ -221,68 +222,6 @@ class ShardReader:
 
 def _some(names: list[str]) -> str:
     return f"{len(names)}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
-
-
-class _ShardFile:
-    """One open shard and its index. Closed when the reader is garbage."""
-
-    def __init__(self, path: str, index_path: str, num_frames: int):
-        self.index = _load_index(index_path, num_frames)
-        self._path = path
-        self._descriptor = None
-        if not storage.is_remote(path):
-            try:
-                self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError as error:
-                raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
-
-    def read(self, offset: int, length: int) -> bytes:
-        """`length` bytes at `offset`, fewer at the end of the file.
-
-        Raises:
-          OSError: the disk or the remote store failed.
-        """
-        if self._descriptor is not None:
-            # pread takes its own offset, so threads share the descriptor without a lock.
-            return os.pread(self._descriptor, length, offset)
-        import tensorflow as tf
-
-        try:
-            # A GFile has one position, so each read opens its own; that costs no request.
-            with tf.io.gfile.GFile(self._path, "rb") as file:
-                file.seek(offset)
-                return file.read(length)
-        except tf.errors.OpError as error:
-            raise OSError(str(error.message)) from error
-
-    def __del__(self):
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)
-
-
-def _load_index(path: str, num_frames: int) -> np.ndarray:
-    """A shard's index: mapped when local, read when remote.
-
-    Raises:
-      errors.UserError: missing, damaged, or not as long as the manifest's videos.
-    """
-    try:
-        if storage.is_remote(path):
-            index = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
-        elif num_frames:
-            index = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        else:  # an empty file cannot be mapped
-            index = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise errors.UserError(
-            f"{path} is damaged ({error}); delete it and run make_tfrecords again"
-        ) from error
-    if index.dtype != shard_format.INDEX_DTYPE or index.shape != (num_frames,):
-        raise errors.UserError(
-            f"{path} has {len(index) if index.ndim else 0} rows of {index.dtype}, its manifest has "
-            f"{num_frames} frames; delete it and run make_tfrecords again"
-        )
-    return index
 
 
 def _allow_open_files(needed: int) -> None:

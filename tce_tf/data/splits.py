@@ -16,7 +16,7 @@ import re
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.data import layouts
+from tce_tf.data import layouts, remote
 
 SUBSETS = ("train", "test", "all")
 
@@ -54,6 +54,7 @@ def read_lists(folder: str, split: int = 1) -> SplitLists:
     Raises:
       errors.UserError: no such folder or lists, or a line that makes no sense; named by number.
     """
+    remote.require_local(folder, "split_dir", "a folder of split lists")
     try:
         names = sorted(os.listdir(folder))
     except OSError as error:
@@ -138,9 +139,12 @@ def _read_ucf101(path: str, subset: str, classes: list[str] | None) -> list[Entr
 
 def _read_hmdb51(folder: str, names: list[str], ending: str) -> list[Entry]:
     subsets = {"0": "unused", "1": "train", "2": "test"}
+    # By class name, not by file: sword_exercise_test_split1.txt sorts before sword_test_split1.txt.
+    files = {name.removesuffix(ending): name for name in names}
+    class_names = sorted(files)
     entries = []
-    for name in names:
-        class_name = name.removesuffix(ending)
+    for class_name in class_names:
+        name = files[class_name]
         path = os.path.join(folder, name)
         for number, line in _lines(path):
             clip, _, code = line.rpartition(" ")
@@ -150,7 +154,7 @@ def _read_hmdb51(folder: str, names: list[str], ending: str) -> list[Entry]:
                 )
             entry_path = f"{class_name}/{layouts.stem(clip.strip())}"
             entries.append(Entry(entry_path, class_name, subsets[code], name))
-    return SplitLists([name.removesuffix(ending) for name in names], entries)
+    return SplitLists(class_names, entries)
 
 
 def select(

@@ -1,36 +1,38 @@
 """How are whole files read, listed and atomically replaced, on local disks and behind `s3://`, `gs://`?
 
 Local paths never import TensorFlow, so that the decoding workers and `make_tfrecords` stay light;
-remote ones go through `tf.io.gfile`.
+remote ones go through `tf.io.gfile`. Object stores have no rename: an object is there when its upload
+is complete, so what several files make up is committed by the one written last.
 """
 
+import concurrent.futures
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
+from typing import BinaryIO
 
 from tce_tf import errors
+from tce_tf.data.remote import as_os_errors, gfile, is_remote
 
-
-def is_remote(path: str) -> bool:
-    """Whether the path names a remote file system (`s3://`, `gs://`, ...)."""
-    return "://" in path
-
-
-def gfile():
-    """`tf.io.gfile`, imported only when a remote path is used."""
-    import tensorflow as tf
-
-    return tf.io.gfile
-
-
-def _remote_errors():
-    import tensorflow as tf
-
-    return tf.errors.OpError
+# Requests to an object store in flight at once: each waits some 10-50 ms. The S3 client has 25
+# connections.
+REMOTE_THREADS = 24
 
 
 def join(folder: str, name: str) -> str:
     """A file's path in a local or remote folder."""
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else os.path.join(folder, name)
+
+
+@contextlib.contextmanager
+def _reported(doing: str, path: str) -> Iterator[None]:
+    """Turns what a disk or a store refuses into a `UserError` of one line."""
+    try:
+        with as_os_errors(path):
+            yield
+    except OSError as error:
+        raise errors.UserError(f"cannot {doing} {path}: {error.strerror or error}") from error
 
 
 def read_bytes(path: str) -> bytes:
@@ -39,16 +41,14 @@ def read_bytes(path: str) -> bytes:
     Raises:
       errors.UserError: the file is missing or cannot be read.
     """
-    try:
-        if is_remote(path):
-            with gfile().GFile(path, "rb") as file:
-                return file.read()
-        with open(path, "rb") as file:
+    with _reported("read", path):
+        with open_to_read(path) as file:
             return file.read()
-    except OSError as error:
-        raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:
-        raise _as_user_error(path, error) from error
+
+
+def open_to_read(path: str) -> BinaryIO:
+    """An open file, to be read from front to back; see `remote.as_os_errors` for its errors."""
+    return gfile(path).GFile(path, "rb") if is_remote(path) else open(path, "rb")
 
 
 def size(path: str) -> int | None:
@@ -57,16 +57,12 @@ def size(path: str) -> int | None:
     Raises:
       errors.UserError: the file may exist but cannot be looked at.
     """
-    try:
-        if is_remote(path):
-            return gfile().stat(path).length if gfile().exists(path) else None
-        return os.stat(path).st_size
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise errors.UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:
-        raise _as_user_error(path, error) from error
+    with _reported("read", path):
+        try:
+            with as_os_errors(path):
+                return gfile(path).stat(path).length if is_remote(path) else os.stat(path).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def sizes(folder: str) -> dict[str, int]:
@@ -77,18 +73,17 @@ def sizes(folder: str) -> dict[str, int]:
     Raises:
       errors.UserError: no such folder, or it cannot be listed.
     """
-    try:
+    with _reported("read folder", folder):
         if is_remote(folder):
-            if not gfile().isdir(folder):
+            if not gfile(folder).isdir(folder):
                 raise FileNotFoundError(2, "no such folder", folder)
-            names = [name for name in gfile().listdir(folder) if not name.endswith("/")]
-            return {name: gfile().stat(join(folder, name)).length for name in names}
+            names = gfile(folder).listdir(folder)
+            with concurrent.futures.ThreadPoolExecutor(REMOTE_THREADS) as threads:
+                found = threads.map(lambda name: gfile(folder).stat(join(folder, name)), names)
+                listed = zip(names, found, strict=True)
+                return {name: stat.length for name, stat in listed if not stat.is_directory}
         with os.scandir(folder) as entries:
             return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    except OSError as error:
-        raise errors.UserError(f"cannot read folder {folder}: {error.strerror or error}") from error
-    except Exception as error:
-        raise _as_user_error(folder, error) from error
 
 
 def make_folder(folder: str) -> None:
@@ -97,15 +92,11 @@ def make_folder(folder: str) -> None:
     Raises:
       errors.UserError: it cannot be made.
     """
-    try:
+    with _reported("make folder", folder):
         if is_remote(folder):
-            gfile().makedirs(folder)
+            gfile(folder).makedirs(folder)
         else:
             os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise errors.UserError(f"cannot make folder {folder}: {error.strerror or error}") from error
-    except Exception as error:
-        raise _as_user_error(folder, error) from error
 
 
 def write_atomic(path: str, content: bytes) -> None:
@@ -114,10 +105,10 @@ def write_atomic(path: str, content: bytes) -> None:
     Raises:
       errors.UserError: the disk is full, the folder is not writable, ...
     """
-    try:
+    with _reported("write", path):
         if is_remote(path):
             # Object stores make an object visible only when its upload is complete.
-            with gfile().GFile(path, "wb") as file:
+            with gfile(path).GFile(path, "wb") as file:
                 file.write(content)
             return
         descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", dir=os.path.dirname(path) or ".")
@@ -128,10 +119,6 @@ def write_atomic(path: str, content: bytes) -> None:
         except BaseException:
             os.unlink(temporary)
             raise
-    except OSError as error:
-        raise errors.UserError(f"cannot write {path}: {error.strerror or error}") from error
-    except Exception as error:
-        raise _as_user_error(path, error) from error
 
 
 def publish(temporary: str, path: str) -> None:
@@ -145,7 +132,8 @@ def publish(temporary: str, path: str) -> None:
       OSError: the disk is full or the folder is not writable.
     """
     if is_remote(path):
-        gfile().copy(temporary, path, overwrite=True)
+        with as_os_errors(path):
+            gfile(path).copy(temporary, path, overwrite=True)
         os.unlink(temporary)
         return
     # Contents reach the disk before the name does: a power cut leaves no empty file behind.
@@ -155,11 +143,3 @@ def publish(temporary: str, path: str) -> None:
     os.umask(umask)
     os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600; others may read the shards
     os.replace(temporary, path)
-
-
-def _as_user_error(path: str, error: Exception) -> Exception:
-    """A remote file system's error as one clear line; any other error unchanged."""
-    if is_remote(path) and isinstance(error, _remote_errors()):
-        reason = str(error.message).splitlines()[0] if error.message else type(error).__name__
-        return errors.UserError(f"cannot use {path}: {reason}")
-    return error

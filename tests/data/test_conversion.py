@@ -165,6 +165,44 @@ def test_rejected_clips_keep_their_row_and_can_be_repaired(tmp_path):
     assert [video["video_index"] for video in manifest.videos] == [0, 1, 2, 3]
 
 
+def test_a_replaced_source_is_noticed_and_only_its_shard_made_again(tmp_path, caplog):
+    for name in "abc":
+        tiny_videos.write_video(tmp_path / "in" / f"{name}.mp4", frames=4)
+    tiny_videos.write_frames(tmp_path / "in" / "d", frames=4)
+    options = _options(str(tmp_path / "in"), tmp_path / "out", num_shards=4)
+    before = conversion.make_tfrecords(options, num_workers=1)
+    inodes = [os.stat(tmp_path / "out" / shard["file"]).st_ino for shard in before.shards]
+    tiny_videos.write_video(tmp_path / "in" / "b.mp4", frames=6)
+    # In place, so that the folder itself does not change.
+    (tmp_path / "in" / "d" / "frame000002.jpg").write_bytes(
+        (tmp_path / "in" / "d" / "frame000001.jpg").read_bytes()
+    )
+    with caplog.at_level("INFO", logger="absl"):
+        after = conversion.make_tfrecords(options, num_workers=1)
+    assert "1 of its sources changed" in caplog.text and "b.mp4" in caplog.text
+    assert [video["num_frames"] for video in after.videos] == [4, 6, 4, 4]
+    reader = ShardReader([str(tmp_path / "out")])
+    first, second = reader.read_frames([3, 3], [0, 1])
+    assert first == second
+    same = [
+        os.stat(tmp_path / "out" / shard["file"]).st_ino == inode
+        for shard, inode in zip(after.shards, inodes, strict=True)
+    ]
+    assert same == [True, False, True, False]
+
+
+def test_a_subset_without_a_clip_is_named(tmp_path):
+    tiny_videos.write_video(tmp_path / "in" / "A" / "v_A_g01_c01.mp4", frames=2)
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "trainlist01.txt").write_text("A/v_A_g01_c01.avi 1\n")
+    (tmp_path / "s" / "testlist01.txt").write_text("")
+    options = _options(
+        str(tmp_path / "in"), tmp_path / "out", split_dir=str(tmp_path / "s"), subset="test"
+    )
+    with pytest.raises(errors.UserError, match="--subset=test of split 1 names no clip"):
+        conversion.make_tfrecords(options, num_workers=1)
+
+
 def test_nothing_readable_at_all(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.mp4").write_bytes(b"")
@@ -213,7 +251,7 @@ def test_kinetics_folders_are_the_split(tmp_path):
 
 
 def test_second_run_into_one_folder_is_refused(clips, tmp_path):
-    with run_state.scratch_folder(str(tmp_path)):
+    with run_state.lock(str(tmp_path)):
         with pytest.raises(errors.UserError, match="another make_tfrecords is writing"):
             conversion.make_tfrecords(_options(clips, tmp_path))
 
@@ -233,9 +271,9 @@ def test_crash_and_hang_cost_their_clips_only(clips, tmp_path, monkeypatch):
     assert [video["video_index"] for video in manifest.videos] == [0, 3, 4, 5]
     notes = [run_state.WORK_FOLDER + f"/0000{n}.json" for n in range(3)]
     rejected = [e for n in notes for e in json.loads((tmp_path / n).read_text())["rejected"]]
-    reasons = {entry["name"]: entry["reason"] for entry in rejected}
-    assert "crashed" in reasons["Run/v_Run_g02_c01"]
-    assert "more than 3 s" in reasons["Run/v_Run_g03_c01"]
+    reasons = {os.path.basename(entry["path"]): entry["reason"] for entry in rejected}
+    assert "crashed" in reasons["v_Run_g02_c01.avi"]
+    assert "more than 3 s" in reasons["v_Run_g03_c01"]
 
 
 def test_full_disk_is_one_clear_error(clips, tmp_path, monkeypatch):
@@ -267,16 +305,15 @@ def test_stopping_the_pool_is_no_fault_of_a_video():
 def test_shards_are_contiguous_blocks():
     clips = [plan.PlannedClip(n, str(n), "", "", None, None, None) for n in range(10)]
     whole = plan.Plan(Options("i", "o"), "flat", [], clips, [], 4)
-    blocks = [[clip.video_index for clip in whole.shard_clips(shard)] for shard in range(4)]
+    blocks = [[clip.video_index for clip in shard.clips] for shard in whole.shards()]
     assert blocks == [[0, 1], [2, 3, 4], [5, 6], [7, 8, 9]]
 
 
 def test_write_shard_alone_equals_the_whole_run(clips, tmp_path):
     """What a cluster runner would call."""
     conversion.make_tfrecords(_options(clips, tmp_path / "a"), num_workers=1)
-    os.makedirs(tmp_path / "b" / run_state.WORK_FOLDER)
     with workers.DecodePool(1) as pool:
-        made = plan.make_plan(_options(clips, tmp_path / "b"), pool)
-        conversion.write_shard(made, 1, pool)
-    name = made.shard_file(1)
+        shard = plan.make_plan(_options(clips, tmp_path / "b"), pool).shard(1)
+        conversion.write_shard(shard, pool)
+    name = shard.file
     assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()

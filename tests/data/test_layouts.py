@@ -145,3 +145,14 @@ def test_numbered_csv_labels_keep_their_numbers():
     clips = [layouts.Clip("a", "a", "10"), layouts.Clip("b", "b", "2")]
     assert layouts.class_names(clips, "csv") == [str(n) for n in range(11)]
     assert layouts.class_names(clips, "class") == ["10", "2"]
+
+
+def test_csv_numbers_with_leading_zeros_are_numbers(tmp_path):
+    _touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "list.csv").write_text("a.mp4,07\nb.mp4,7\nc.mp4,\n")
+    listing = layouts.list_clips(str(tmp_path / "list.csv"))
+    assert _rows(listing) == [("a", "7", None), ("b", "7", None), ("c", None, None)]
+    assert layouts.class_names(listing.clips, "csv") == [str(n) for n in range(8)]
+    (tmp_path / "list.csv").write_text("a.mp4,07\nb.mp4,x\n")  # names, then
+    listing = layouts.list_clips(str(tmp_path / "list.csv"))
+    assert layouts.class_names(listing.clips, "csv") == ["07", "x"]

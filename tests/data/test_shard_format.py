@@ -117,7 +117,10 @@ def test_tensorflow_reads_our_records_and_we_read_its(tmp_path):
             writer.write(record)
     data = open(theirs, "rb").read()
     assert data == open(ours, "rb").read()
-    for offset, record in shard_format.read_records(ours):
+    with open(ours, "rb") as file:
+        found = list(shard_format.read_records(file))
+    assert [record for _, record in found] == records
+    for offset, record in found:
         assert data[offset : offset + len(record)] == record
 
 
@@ -130,8 +133,9 @@ def test_damaged_record_files(tmp_path, damage):
     (tmp_path / "a").write_bytes(
         {"end": bytes(data[:60]), "text": b"hello, I am no record"}.get(damage, bytes(data))
     )
-    with pytest.raises(shard_format.FormatError, match="byte"):
-        list(shard_format.read_records(str(tmp_path / "a")))
+    with open(tmp_path / "a", "rb") as file:
+        with pytest.raises(shard_format.FormatError, match="byte"):
+            list(shard_format.read_records(file))
 
 
 def test_index_dtype_is_fixed():

@@ -7,11 +7,10 @@ import zlib
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from tce_tf import errors
-from tce_tf.data import foreign_shards, shard_format, shard_reader
 from tce_tf.data import manifest as manifests
+from tce_tf.data import shard_format, shard_reader
 from tce_tf.data.shard_reader import ShardReader
 
 
@@ -221,52 +220,6 @@ def test_fast_enough(tmp_path):
     for videos, frames in calls:
         reader.read_frames(videos, frames)
     assert 50 * 64 / (time.perf_counter() - start) > 8000
-
-
-def test_foreign_shards_are_indexed_in_place(tmp_path):
-    images = [tf.io.encode_jpeg(np.full((16, 24, 3), 20 * n, np.uint8)).numpy() for n in range(5)]
-
-    def feature_list(make, values):
-        return tf.train.FeatureList(feature=[make(value) for value in values])
-
-    def of_bytes(value):
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def of_int(value):
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-    for shard in range(2):
-        with tf.io.TFRecordWriter(str(tmp_path / f"k{shard}.tfrecord")) as writer:
-            for label in (0, 2):
-                example = tf.train.SequenceExample()
-                example.context.feature["clip/label/index"].CopyFrom(of_int(label))
-                example.context.feature["clip/label/text"].CopyFrom(of_bytes(b"L%d" % label))
-                lists = example.feature_lists.feature_list
-                lists["audio"].CopyFrom(feature_list(of_bytes, [b"1", b"2"]))
-                lists["image/encoded"].CopyFrom(feature_list(of_bytes, images))
-                if label:
-                    lists["image/timestamp"].CopyFrom(feature_list(of_int, [7, 8, 9, 10, 11]))
-                writer.write(example.SerializeToString())
-    before = (tmp_path / "k0.tfrecord").read_bytes()
-    assert foreign_shards.is_asked_for(str(tmp_path), str(tmp_path))
-    with pytest.raises(errors.UserError, match="give it as --output"):
-        foreign_shards.is_asked_for(str(tmp_path), str(tmp_path / "o"))
-    foreign_shards.index_folder(str(tmp_path))
-    assert (tmp_path / "k0.tfrecord").read_bytes() == before
-    reader = ShardReader([str(tmp_path)])
-    assert reader.names == ["k0/00000", "k0/00001", "k1/00000", "k1/00001"]
-    assert reader.class_names == ["L0", "class 1", "L2"]
-    assert reader.labels.tolist() == [0, 2, 0, 2]
-    assert (reader.heights[0], reader.widths[0]) == (16, 24)
-    assert reader.read_frames([3] * 5, range(5)) == images
-    assert reader.timestamps(1).tolist() == [7, 8, 9, 10, 11]
-    assert reader.timestamps(0).tolist() == [40_000 * n for n in range(5)]
-
-
-def test_foreign_files_that_are_none(tmp_path):
-    (tmp_path / "a.tfrecord").write_bytes(b"\x1f\x8b compressed or anything else")
-    with pytest.raises(errors.UserError, match=r"a\.tfrecord"):
-        foreign_shards.index_folder(str(tmp_path))
 
 
 def test_crc_is_zlibs():

@@ -90,6 +90,15 @@ def test_hmdb51(tmp_path):
     assert len(chosen("all")) == 4
 
 
+def test_hmdb51_labels_follow_the_class_names(tmp_path):
+    """Not the files': sword_exercise_test_split1.txt sorts before sword_test_split1.txt."""
+    files = dict.fromkeys(["sword_test_split1", "sword_exercise_test_split1"], "a.avi 1\n")
+    lists = splits.read_lists(_write(tmp_path / "s", **files))
+    assert lists.class_names == ["sword", "sword_exercise"]
+    clips, _ = splits.select(_listing("sword/a", "sword_exercise/a"), lists, "train")
+    assert [clip.label_text for clip in clips] == ["sword", "sword_exercise"]
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
