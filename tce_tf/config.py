@@ -86,6 +86,10 @@ class TrainConfig:
         "auto: mirrored over the GPUs if there are several, else one device.",
         ("auto", "one_device", "mirrored", "multi_worker"),
     )
+    sync_batch_norm: bool = setting(
+        False,
+        "Batch norm over the whole batch of all replicas; otherwise each uses its own, as published.",
+    )
     precision: str = setting(
         "float32",
         "Arithmetic of the network; loss and bank stay in float32.",

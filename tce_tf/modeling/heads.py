@@ -49,7 +49,16 @@ class RotationHead(keras.layers.Layer):
     Two hidden layers of 200 units, each linear, ReLU, then batch norm, as published.
     """
 
-    def __init__(self, hidden: int = 200, *, seed: int = 0, dtype=None, name="rotation", **kwargs):
+    def __init__(
+        self,
+        hidden: int = 200,
+        *,
+        seed: int = 0,
+        sync_batch_norm: bool = False,
+        dtype=None,
+        name="rotation",
+        **kwargs,
+    ):
         super().__init__(dtype=dtype, name=name, **kwargs)
         for i, units in enumerate((hidden, hidden, NUM_ROTATIONS), start=1):
             linear_seed = resnet.layer_seed(seed, f"fc_rotation_{i}")
@@ -57,7 +66,9 @@ class RotationHead(keras.layers.Layer):
                 self, f"linear{i}", Linear(units, seed=linear_seed, dtype=dtype, name=f"linear{i}")
             )
         for i in (1, 2):
-            bn = normalization.BatchNormalization(dtype=dtype, name=f"bn{i}")
+            bn = normalization.BatchNormalization(
+                synchronized=sync_batch_norm, dtype=dtype, name=f"bn{i}"
+            )
             setattr(self, f"bn{i}", bn)
 
     def call(self, inputs, training=False):

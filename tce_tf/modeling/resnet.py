@@ -67,8 +67,16 @@ class Convolution(keras.layers.Layer):
 class ResidualBlock(keras.layers.Layer):
     """A basic block (3x3, 3x3) or bottleneck (1x1, 3x3, 1x1) added to its shortcut."""
 
-    def __init__(self, width, strides, *, bottleneck, project, seed, dtype=None, **kwargs):
+    def __init__(
+        self, width, strides, *, bottleneck, project, seed, sync_batch_norm, dtype=None, **kwargs
+    ):
         super().__init__(dtype=dtype, **kwargs)
+
+        def batch_norm(name):
+            return normalization.BatchNormalization(
+                synchronized=sync_batch_norm, dtype=dtype, name=name
+            )
+
         outputs = width * BOTTLENECK_EXPANSION if bottleneck else width
         # (filters, kernel size, stride); a bottleneck strides in its 3x3 ("ResNet v1.5").
         plan = (
@@ -86,7 +94,7 @@ class ResidualBlock(keras.layers.Layer):
                     filters, kernel_size, stride, seed=conv_seed, dtype=dtype, name=f"conv{i}"
                 ),
             )
-            setattr(self, f"bn{i}", normalization.BatchNormalization(dtype=dtype, name=f"bn{i}"))
+            setattr(self, f"bn{i}", batch_norm(f"bn{i}"))
         self.project = project
         if project:
             self.downsample_conv = Convolution(
@@ -97,7 +105,7 @@ class ResidualBlock(keras.layers.Layer):
                 dtype=dtype,
                 name="downsample_conv",
             )
-            self.downsample_bn = normalization.BatchNormalization(dtype=dtype, name="downsample_bn")
+            self.downsample_bn = batch_norm("downsample_bn")
 
     def call(self, inputs, training=False):
         x = inputs
@@ -120,13 +128,23 @@ class ResNet(keras.layers.Layer):
     Args:
       backbone: one of `STAGES`.
       seed: of the initial weights; each convolution derives its own from it.
+      sync_batch_norm: normalise by the batch of all replicas.
       dtype: Keras dtype policy. Features leave in the policy's compute dtype.
 
     Raises:
       ValueError: unknown backbone.
     """
 
-    def __init__(self, backbone: str, *, seed: int = 0, dtype=None, name="backbone", **kwargs):
+    def __init__(
+        self,
+        backbone: str,
+        *,
+        seed: int = 0,
+        sync_batch_norm: bool = False,
+        dtype=None,
+        name="backbone",
+        **kwargs,
+    ):
         super().__init__(dtype=dtype, name=name, **kwargs)
         if backbone not in STAGES:
             raise ValueError(f"unknown backbone '{backbone}': choose one of {', '.join(STAGES)}")
@@ -137,7 +155,9 @@ class ResNet(keras.layers.Layer):
         self.conv1 = Convolution(
             64, 7, 2, seed=layer_seed(seed, "conv1"), dtype=dtype, name="conv1"
         )
-        self.bn1 = normalization.BatchNormalization(dtype=dtype, name="bn1")
+        self.bn1 = normalization.BatchNormalization(
+            synchronized=sync_batch_norm, dtype=dtype, name="bn1"
+        )
         # One attribute a block: Keras 3 leaves lists of layers out of TensorFlow checkpoints.
         self.depths = depths
         incoming = 64
@@ -151,6 +171,7 @@ class ResNet(keras.layers.Layer):
                     bottleneck=bottleneck,
                     project=strides > 1 or incoming != width * expansion,
                     seed=layer_seed(seed, f"layer{stage}.{i}"),
+                    sync_batch_norm=sync_batch_norm,
                     dtype=dtype,
                     name=f"layer{stage}_{i}",
                 )

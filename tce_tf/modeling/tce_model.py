@@ -3,7 +3,7 @@
     anchor, positive, rotated views -> backbone -> heads -> NCE + rotation loss -> SGD -> bank
 
 It runs the same under any `tf.distribute` strategy: for one global batch the loss, the weights and
-the bank do not depend on how many replicas shared it (batch norm statistics aside).
+the bank do not depend on how many replicas shared it (batch norm aside, unless synchronised).
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tce_tf import compat
-from tce_tf.modeling import heads, losses, memory_bank, mining, resnet
+from tce_tf.modeling import heads, losses, memory_bank, mining, normalization, resnet
 
 METRICS = (
     "loss",
@@ -73,6 +73,7 @@ class TCEModel(keras.Model):
       objective: the loss.
       live_rows: the bank rows that training visits; all by default.
       make_views: turns an input batch into the views `train_on_views` takes; identity by default.
+      sync_batch_norm: batch norm over the batch of all replicas instead of each one's own.
       jit: compile the loss and its gradient with XLA. (Convolutions have `jit` of their own: they
         are slower under XLA on a CPU.)
       seed: of the initial weights and bank.
@@ -91,6 +92,7 @@ class TCEModel(keras.Model):
         objective: Objective | None = None,
         live_rows=None,
         make_views: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]] | None = None,
+        sync_batch_norm: bool = False,
         jit: bool = True,
         seed: int = 0,
         dtype=None,
@@ -98,9 +100,10 @@ class TCEModel(keras.Model):
     ):
         super().__init__(dtype=dtype, **kwargs)
         self.objective = objective or Objective()
-        self.backbone = resnet.ResNet(backbone, seed=seed, dtype=dtype)
+        sync = {"sync_batch_norm": sync_batch_norm}
+        self.backbone = resnet.ResNet(backbone, seed=seed, dtype=dtype, **sync)
         self.projection = heads.ProjectionHead(embedding_width, seed=seed, dtype=dtype)
-        self.rotation = heads.RotationHead(seed=seed, dtype=dtype)
+        self.rotation = heads.RotationHead(seed=seed, dtype=dtype, **sync)
         wide = "float64" if self.backbone.variable_dtype == "float64" else "float32"
         self.bank = memory_bank.MemoryBank(
             num_videos, embedding_width, live_rows=live_rows, seed=seed, dtype=wide
@@ -232,6 +235,9 @@ class TCEModel(keras.Model):
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
 
+        normalization.average_statistics(
+            self.backbone.non_trainable_weights + self.rotation.non_trainable_weights
+        )
         rows, embeddings = memory_bank.gather_replicas(video_index, tf.stop_gradient(anchor))
         self.bank.update(rows, embeddings)
 

@@ -61,6 +61,7 @@ def build_model(
         objective=tce_model.Objective(**settings, total_steps=total_steps),
         live_rows=live_rows,
         make_views=views,
+        sync_batch_norm=config.sync_batch_norm,
         jit=jit_light,
         seed=config.seed,
         dtype=config.precision,

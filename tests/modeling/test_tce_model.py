@@ -1,4 +1,4 @@
-"""Does a training step do the same however it is run? Replicas, compilation, `fit`, precision."""
+"""Does a training step do the same however it is run? Compilation, `fit`, precision."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tce_tf import compat
 from tce_tf.modeling import tce_model
-from tce_tf.training import optimizers, schedules, strategies
+from tce_tf.training import optimizers, schedules
 
 SIZE, BATCH, VIDEOS = 32, 8, 24
 
@@ -28,70 +28,19 @@ def make_model(objective=None, learning_rate=0.01, loss_scale=None, **kwargs):
     return model
 
 
-def views(step=0, identical_halves=False):
+def views(step=0):
     rng = np.random.default_rng(step)
     batch = {
         name: rng.standard_normal((BATCH, SIZE, SIZE, 3)).astype(np.float32)
         for name in ("anchor", "positive", "rotated")
     }
     rows = rng.permutation(VIDEOS)[:BATCH]
-    if identical_halves:
-        batch = {k: np.concatenate([v[: BATCH // 2]] * 2) for k, v in batch.items()}
     labels = rng.integers(0, 4, BATCH).astype(np.int32)
-    if identical_halves:
-        labels[BATCH // 2 :] = labels[: BATCH // 2]
     return batch | {"rotation_label": labels, "video_index": rows}
 
 
 def weights_of(model):
     return [np.asarray(compat.tf_variable(w)) for w in model.weights]
-
-
-def test_one_replica_equals_two():
-    """In float64, where round-off has no say; halves of equal images, so that batch norm has none."""
-    one = make_model(dtype="float64", jit=False)
-    strategy = strategies.make_strategy("mirrored")
-    with strategy.scope():
-        two = make_model(dtype="float64", jit=False)
-    one_step = tf.function(one.train_step)
-    two_step = tf.function(lambda batch: strategy.run(two.train_step, args=(batch,)))
-    copies_of = strategy.experimental_local_results
-    half = BATCH // 2
-    for step in range(2):
-        batch = {
-            name: value.astype(np.float64) if value.dtype == np.float32 else value
-            for name, value in views(step, identical_halves=True).items()
-        }
-        expected = one_step(batch)
-        logs = two_step(
-            strategy.experimental_distribute_values_from_function(
-                lambda context, batch=batch: {
-                    name: tf.constant(value[context.replica_id_in_sync_group * half :][:half])
-                    for name, value in batch.items()
-                }
-            )
-        )
-        for name, value in expected.items():
-            for copy in copies_of(logs[name]):
-                assert float(copy) == pytest.approx(float(value), rel=1e-9), name
-
-    bank_copies = [copy.numpy() for copy in copies_of(compat.tf_variable(two.bank.embeddings))]
-    np.testing.assert_array_equal(*bank_copies)
-    np.testing.assert_allclose(bank_copies[0], one.bank.lookup(), atol=1e-9)
-    written = np.unique([views(step)["video_index"] for step in range(2)])
-    fresh = np.setdiff1d(np.arange(VIDEOS), written)
-    np.testing.assert_array_equal(
-        bank_copies[0][fresh], make_model(dtype="float64").bank.lookup().numpy()[fresh]
-    )
-    for ours, theirs in zip(one.weights, two.weights, strict=True):
-        copies = [copy.numpy() for copy in copies_of(compat.tf_variable(theirs))]
-        np.testing.assert_allclose(*copies, rtol=1e-11, atol=1e-15)
-        # The unbiased variance of half a batch is not that of the whole, the one statistic by
-        # which per-replica batch norm shows here.
-        if "moving_variance" not in compat.tf_variable(theirs).name:
-            np.testing.assert_allclose(
-                copies[0], np.asarray(compat.tf_variable(ours)), rtol=1e-7, atol=1e-9
-            )
 
 
 def test_eager_equals_graph():
