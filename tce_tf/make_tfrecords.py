@@ -4,6 +4,8 @@ r"""Makes shards from videos or frame folders.
         --split_dir=ucfTrainTestlist --split=1 --subset=train
     python -m tce_tf.make_tfrecords --input=videos --output=shards/own --short_side=128
     python -m tce_tf.make_tfrecords --input=clips.csv --output=shards/own --fps=10
+    python -m tce_tf.make_tfrecords --input=/mnt/videos --output=gs://bucket/shards --runner=beam \
+        --beam_options='--runner=FlinkRunner --flink_master=host:8081 --parallelism=64'
 
 The input is a folder of videos, a folder of frame folders, or a CSV file `path,label,group` (label
 and group optional). A folder of TFRecord files made by other programs (MediaSequence/DMVR keys) is
@@ -16,7 +18,7 @@ import re
 
 from absl import flags
 
-from tce_tf import command
+from tce_tf import command, errors
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -77,7 +79,25 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "num_shards", 0, "Number of shards; 0 = some 256 MB each.", lower_bound=0, **common
     )
     flags.DEFINE_integer(
-        "num_workers", 0, "Decoding processes; 0 = one a core.", lower_bound=0, **common
+        "num_workers",
+        0,
+        "Decoding processes; 0 = one a core. With --runner=beam of each Beam worker, 0 = one.",
+        lower_bound=0,
+        **common,
+    )
+    flags.DEFINE_enum(
+        "runner",
+        "local",
+        ["local", "beam"],
+        "Where shards are made: here, or by Apache Beam (pip install -r requirements.txt apache-beam).",
+        **common,
+    )
+    flags.DEFINE_string(
+        "beam_options",
+        "",
+        "Beam's own flags with --runner=beam, as '--runner=FlinkRunner --flink_master=host:8081'. "
+        "Its workers need this package and see the input under the same path.",
+        **common,
     )
     flags.DEFINE_float(
         "clip_seconds",
@@ -106,6 +126,8 @@ def main(values: flags.FlagValues) -> None:
     """Makes, finishes or indexes a shard folder."""
     from tce_tf.data import conversion, foreign_shards, plan
 
+    if values.beam_options and values.runner != "beam":
+        raise errors.FlagError("--beam_options goes with --runner=beam")
     if foreign_shards.is_asked_for(values.input, values.output):
         foreign_shards.index_folder(values.input)
         return
@@ -123,11 +145,16 @@ def main(values: flags.FlagValues) -> None:
         num_shards=values.num_shards,
         clip_seconds=values.clip_seconds,
     )
-    conversion.make_tfrecords(
-        options,
-        num_workers=values.num_workers,
-        max_rejected_fraction=values.max_rejected_fraction,
-    )
+    shared = {
+        "num_workers": values.num_workers,
+        "max_rejected_fraction": values.max_rejected_fraction,
+    }
+    if values.runner == "beam":
+        from tce_tf.data import beam_runner
+
+        beam_runner.make_tfrecords(options, beam_options=values.beam_options, **shared)
+    else:
+        conversion.make_tfrecords(options, **shared)
 
 
 if __name__ == "__main__":

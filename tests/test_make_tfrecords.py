@@ -55,9 +55,25 @@ def test_help_names_every_flag():
         (["--input={in}", "--output={out}", "--jpeg_quality=101"], 2, "jpeg_quality"),
         (["--input={in}", "--output={out}", "--size=0x3"], 2, "HxW"),
         (["--input={in}", "--output={out}", "--split_dir={out}"], 1, "--split_dir"),
+        (["--input={in}", "--output={out}", "--beam_options=--x"], 2, "--runner=beam"),
+        (["--input=s4://bucket/videos", "--output={out}"], 1, "s4://"),
     ],
 )
 def test_mistakes_give_one_line(frames, tmp_path, arguments, code, message):
     done = _run(*[a.replace("{in}", frames).replace("{out}", str(tmp_path)) for a in arguments])
     assert done.returncode == code
     assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+def test_without_beam_one_line_says_how_to_get_it(frames, tmp_path):
+    code = (
+        "import sys; sys.modules['apache_beam'] = None\n"
+        "from tce_tf import command, make_tfrecords as m\n"
+        f"command.run(m.main, m.define_flags, ['--input={frames}', '--output={tmp_path}/o', "
+        "'--runner=beam'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "pip install -r requirements.txt apache-beam" in done.stderr.splitlines()[-1]

@@ -55,12 +55,16 @@ class DecodePool:
             self._pool.close()
         else:
             self.stop()
-        self._pool.join()
+        self.join()
 
     def stop(self) -> None:
         """Ends the workers now. Whoever waits for a result gets CancelledError."""
         self._stopped = True
         self._pool.stop()
+
+    def join(self) -> None:
+        """Waits until the stopped workers are gone."""
+        self._pool.join()
 
     def submit(self, function, *args, timeout_seconds: float):
         """Schedules `function(*args)` (importable, picklable) and returns its future."""
