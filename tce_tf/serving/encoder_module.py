@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tce_tf import compat
 from tce_tf.data import augmentation
-from tce_tf.modeling import heads, resnet
+from tce_tf.modeling import heads, resnet, torch_names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +26,14 @@ class EncoderConfig:
     input_mode: str = "rgb"
 
 
+def named_weights(backbone: resnet.ResNet, head) -> dict:
+    """PyTorch key -> weight of a backbone and a projection head or classifier."""
+    of_head = torch_names.classifier_weights
+    if isinstance(head, heads.ProjectionHead):
+        of_head = torch_names.projection_weights
+    return torch_names.backbone_weights(backbone) | of_head(head)
+
+
 def make_encoder(
     config: EncoderConfig, backbone: resnet.ResNet, projection: heads.ProjectionHead
 ) -> "EncoderModule":
@@ -34,16 +42,28 @@ def make_encoder(
     return kinds[config.input_mode](config, backbone, projection)
 
 
+def build_layers(
+    config: EncoderConfig, *, seed: int = 0
+) -> tuple[resnet.ResNet, heads.ProjectionHead]:
+    """Backbone and projection head with fresh weights, for the config's input mode."""
+    backbone = resnet.ResNet(config.backbone, seed=seed)
+    projection = heads.ProjectionHead(config.embedding_width, seed=seed)
+    channels = resnet.INPUT_CHANNELS[config.input_mode]
+    projection(backbone(tf.zeros([1, config.image_size, config.image_size, channels])))
+    return backbone, projection
+
+
 class EncoderModule(tf.Module):
     """Backbone and projection head behind the export contract (DESIGN section 6).
 
     Args:
       config: sizes and preprocessing.
       backbone: built ResNet.
-      projection: built projection head.
+      head: built projection head.
 
     Attributes:
       variables, trainable_variables, regularization_losses: the reusable-SavedModel interface.
+        `variables` are in the order of `variable_names`, on every version of Keras.
       image_shape: what `__call__` takes, without the batch: [H, W, 3].
     """
 
@@ -53,24 +73,32 @@ class EncoderModule(tf.Module):
 
     image_shape = (None, None, 3)
 
-    def __init__(
-        self, config: EncoderConfig, backbone: resnet.ResNet, projection: heads.ProjectionHead
-    ):
+    def __init__(self, config: EncoderConfig, backbone: resnet.ResNet, head):
         super().__init__(name="encoder")
         # In a closure, so that the SavedModel tracks variables and functions but no Keras layer.
-        self._layers = lambda: (backbone, projection)
+        self._layers = lambda: (backbone, head)
         self._config = lambda: config
-        self.variables = [
-            compat.tf_variable(w) for layer in (backbone, projection) for w in layer.weights
+        named = named_weights(backbone, head)
+        self._names = lambda: list(named)
+        self.variables = [compat.tf_variable(w) for w in named.values()]
+        self.trainable_variables = [
+            compat.tf_variable(w) for w in self._called_layers_weights(backbone, head)
         ]
-        # The call returns features, which the projection does not touch.
-        self.trainable_variables = [compat.tf_variable(w) for w in backbone.trainable_weights]
         self.regularization_losses = []
 
     @property
     def config(self) -> EncoderConfig:
         """Sizes and preprocessing."""
         return self._config()
+
+    @property
+    def variable_names(self) -> list[str]:
+        """The name of each of `variables`, as in a PyTorch state dict (`torch_names`)."""
+        return self._names()
+
+    def _called_layers_weights(self, backbone, head):
+        # The call returns features, which the projection does not touch.
+        return backbone.trainable_weights
 
     @tf.function
     def __call__(self, images, training=False):
@@ -79,7 +107,8 @@ class EncoderModule(tf.Module):
         TF Hub's image-feature-vector convention; normalised inside, not resized, not clipped.
         """
         backbone, _ = self._layers()
-        return tf.cast(backbone(self._network_input(images), training=training), tf.float32)
+        features = backbone(self._network_input(images), training=training)
+        return self._called(tf.cast(features, tf.float32))
 
     @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="frames")])
     def frames(self, frames):
@@ -92,7 +121,7 @@ class EncoderModule(tf.Module):
     def clip(self, clip):
         """Clips uint8 [B, T, H, W, 3] -> `features` averaged over T, `embeddings` too (unit norm)."""
         outputs = self._encode(self._preprocess(_merge(clip)))
-        return _average(outputs, tf.shape(clip)[0], tf.shape(clip)[1])
+        return self._average(outputs, tf.shape(clip)[0], tf.shape(clip)[1])
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def image_bytes(self, image_bytes):
@@ -119,12 +148,27 @@ class EncoderModule(tf.Module):
         return augmentation.normalize(images)
 
     def _encode(self, images):
-        backbone, projection = self._layers()
+        backbone, _ = self._layers()
         features = backbone(self._network_input(images), training=False)
-        return {
-            "features": tf.cast(features, tf.float32),
-            "embeddings": tf.cast(projection(features), tf.float32),
+        return self._outputs(tf.cast(features, tf.float32))
+
+    def _average(self, outputs, num_clips, num_parts):
+        """Outputs [B P, n] of parts averaged over P to those of clips [B, n]."""
+        means = {
+            name: tf.reduce_mean(tf.reshape(x, [num_clips, num_parts, x.shape[-1]]), axis=1)
+            for name, x in outputs.items()
         }
+        return self._of_clip(means)
+
+    def _called(self, features):
+        return features
+
+    def _outputs(self, features):
+        _, projection = self._layers()
+        return {"features": features, "embeddings": tf.cast(projection(features), tf.float32)}
+
+    def _of_clip(self, means):
+        return means | {"embeddings": tf.math.l2_normalize(means["embeddings"], axis=-1)}
 
 
 class StackEncoderModule(EncoderModule):
@@ -158,7 +202,7 @@ class StackEncoderModule(EncoderModule):
             images = tf.reshape(self._preprocess(_merge(clip)), [shape[0], shape[1], size, size, 3])
         starts = tf.range(num_stacks)[:, tf.newaxis]
         stacks = tf.gather(images, starts + tf.range(resnet.STACK_FRAMES), axis=1)
-        return _average(self._encode(_merge(stacks)), shape[0], num_stacks)
+        return self._average(self._encode(_merge(stacks)), shape[0], num_stacks)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, resnet.STACK_FRAMES], tf.string, name="image_bytes")]
@@ -178,12 +222,3 @@ class StackEncoderModule(EncoderModule):
 def _merge(frames):
     """[B, T, ...] -> [B T, ...]."""
     return tf.reshape(frames, tf.concat([[-1], tf.shape(frames)[2:]], 0))
-
-
-def _average(outputs, num_clips, num_parts):
-    """Features [B P, F] and embeddings [B P, D] averaged over P; embeddings normalised again."""
-    means = {
-        name: tf.reduce_mean(tf.reshape(x, [num_clips, num_parts, x.shape[-1]]), axis=1)
-        for name, x in outputs.items()
-    }
-    return means | {"embeddings": tf.math.l2_normalize(means["embeddings"], axis=-1)}

@@ -67,7 +67,8 @@ def export_encoder(
             raise RuntimeError(f"the export for {size} px holds Python operations: {foreign}")
         os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
         with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
-            json.dump(dataclasses.asdict(module.config), file, indent=2)
+            content = dataclasses.asdict(module.config) | {"variables": module.variable_names}
+            json.dump(content, file, indent=2)
         os.chmod(temporary, 0o755)  # mkdtemp's folders are private
         os.rename(temporary, target)
     except BaseException:

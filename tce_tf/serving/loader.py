@@ -1,31 +1,21 @@
-"""How is an encoder named on a command line? A SavedModel, a training workdir, or `none`."""
+"""How is an encoder named on a command line? A SavedModel, a workdir, a `.pth`, or `none`."""
 
 import json
 import os
 
 import tensorflow as tf
+from absl import logging
 
 from tce_tf import errors
-from tce_tf.modeling import heads, resnet
-from tce_tf.serving import encoder_module, export
+from tce_tf.modeling import resnet, torch_file
+from tce_tf.serving import encoder_module, export, torch_network
 
 
 def build_encoder(
     config: encoder_module.EncoderConfig, *, seed: int = 0
 ) -> encoder_module.EncoderModule:
     """An encoder with fresh weights, as training starts with."""
-    return encoder_module.make_encoder(config, *build_layers(config, seed=seed))
-
-
-def build_layers(
-    config: encoder_module.EncoderConfig, *, seed: int = 0
-) -> tuple[resnet.ResNet, heads.ProjectionHead]:
-    """Backbone and projection head with fresh weights, for the config's input mode."""
-    backbone = resnet.ResNet(config.backbone, seed=seed)
-    projection = heads.ProjectionHead(config.embedding_width, seed=seed)
-    channels = resnet.INPUT_CHANNELS[config.input_mode]
-    projection(backbone(tf.zeros([1, config.image_size, config.image_size, channels])))
-    return backbone, projection
+    return encoder_module.make_encoder(config, *encoder_module.build_layers(config, seed=seed))
 
 
 def load_encoder(
@@ -39,8 +29,8 @@ def load_encoder(
 
     Args:
       encoder: a SavedModel folder with or without its version (the highest is taken), a training
-        workdir (its newest checkpoint), or `none` for fresh weights.
-      fallback: what `none` builds.
+        workdir (its newest checkpoint), a PyTorch file (`.pth`), or `none` for fresh weights.
+      fallback: what `none` builds; image size and resize mode of a `.pth`.
       checkpoint: another checkpoint of the workdir.
       seed: of the fresh weights.
 
@@ -64,9 +54,34 @@ def load_encoder(
         return loaded
     if os.path.exists(os.path.join(encoder, "config.json")):
         return _from_workdir(encoder, checkpoint)
+    if os.path.isfile(encoder):
+        network = read_torch(encoder, fallback or encoder_module.EncoderConfig())
+        return encoder_module.make_encoder(network.config, network.backbone, network.projection)
     raise errors.UserError(
-        f"--encoder={encoder}: neither a SavedModel folder, nor a training workdir, nor 'none'"
+        f"--encoder={encoder}: neither a SavedModel folder, nor a training workdir, nor a .pth file, "
+        "nor 'none'"
     )
+
+
+def read_torch(path: str, fallback: encoder_module.EncoderConfig) -> torch_network.Network:
+    """The network in a PyTorch file; what it lacks is fresh and warned of.
+
+    Args:
+      path: the file.
+      fallback: its image size and resize mode are taken, since a `.pth` says neither.
+
+    Raises:
+      errors.UserError: PyTorch is missing, or the file holds no ResNet that is known.
+    """
+    network, weights, _ = torch_network.read_network(
+        torch_file.load(path),
+        path,
+        image_size=fallback.image_size,
+        resize_mode=fallback.resize_mode,
+    )
+    if "projection" not in weights.heads:
+        logging.warning("%s has no projection head: embeddings are of random weights", path)
+    return network
 
 
 def find_saved_model(path: str) -> str | None:
@@ -84,15 +99,19 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     path = os.path.join(saved_model, export.CONFIG_ASSET) if saved_model else None
     if path and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
-            return encoder_module.EncoderConfig(**json.load(file))
+            settings = json.load(file)
+        return encoder_module.EncoderConfig(**_known(settings))
     path = os.path.join(encoder, "config.json")
     if saved_model is None and os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             # A training run has no input mode: it takes single frames.
             settings = {"input_mode": "rgb"} | json.load(file)["settings"]
-        names = encoder_module.EncoderConfig.__dataclass_fields__
-        return encoder_module.EncoderConfig(**{name: settings[name] for name in names})
+        return encoder_module.EncoderConfig(**_known(settings))
     return None
+
+
+def _known(settings: dict) -> dict:
+    return {name: settings[name] for name in encoder_module.EncoderConfig.__dataclass_fields__}
 
 
 def check_takes_frames(encoder: str) -> None:
@@ -156,7 +175,7 @@ def newest_checkpoint(workdir: str) -> str:
 
 def _from_workdir(workdir: str, checkpoint: str | None) -> encoder_module.EncoderModule:
     config = workdir_config(workdir)
-    backbone, projection = build_layers(config)
+    backbone, projection = encoder_module.build_layers(config)
     path = checkpoint or newest_checkpoint(workdir)
     restore_layers(path, backbone=backbone, projection=projection)
     return encoder_module.make_encoder(config, backbone, projection)

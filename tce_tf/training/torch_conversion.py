@@ -15,54 +15,9 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import compat, errors
-from tce_tf.modeling import heads, resnet, torch_names, torch_weights
-from tce_tf.serving import encoder_module, export, loader
+from tce_tf.modeling import torch_names
+from tce_tf.serving import encoder_module, export, loader, torch_network
 from tce_tf.training import checkpoints, provenance
-
-_EMBEDDING_WIDTH = 128  # TCE config: MODEL.PRETRAINING.FC_DIM
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The layers of an encoder with its heads; `classifier` is None where there is none."""
-
-    config: encoder_module.EncoderConfig
-    backbone: resnet.ResNet
-    projection: heads.ProjectionHead
-    rotation: heads.RotationHead
-    classifier: heads.Linear | None
-
-    @property
-    def layers(self) -> dict:
-        """Attribute of a model -> layer, as a checkpoint names them."""
-        names = ("backbone", "projection", "rotation", "classifier")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-    def named_weights(self, *parts: str) -> dict:
-        """PyTorch key -> weight of these layers."""
-        functions = {
-            "backbone": torch_names.backbone_weights,
-            "projection": torch_names.projection_weights,
-            "rotation": torch_names.rotation_weights,
-            "classifier": torch_names.classifier_weights,
-        }
-        named = {}
-        for part in parts:
-            named |= functions[part](self.layers[part])
-        return named
-
-
-def build_network(config: encoder_module.EncoderConfig, num_classes: int = 0) -> Network:
-    """A network with fresh weights of seed 0; without a classifier if there are 0 classes."""
-    backbone, projection = loader.build_layers(config)
-    features = tf.zeros([1, backbone.feature_width])
-    rotation = heads.RotationHead()
-    rotation(features)
-    classifier = None
-    if num_classes:
-        classifier = heads.Linear(num_classes, seed=resnet.layer_seed(0, "fc"), name="classifier")
-        classifier(features)
-    return Network(config, backbone, projection, rotation, classifier)
 
 
 def convert(
@@ -95,12 +50,9 @@ def convert(
     """
     if workdir and os.path.exists(workdir) and not _is_empty_folder(workdir):
         raise errors.UserError(f"--workdir={workdir} exists and is not empty: take another")
-    try:
-        state, left = torch_weights.find_state_dict(contents)
-        weights = torch_weights.recognise(state, backbone or None)
-        network = _fill(weights, image_size, resize_mode)
-    except errors.UserError as error:
-        raise errors.UserError(f"{source}: {error}") from error
+    network, weights, left = torch_network.read_network(
+        contents, source, backbone=backbone, image_size=image_size, resize_mode=resize_mode
+    )
     fresh = sorted({"projection", "rotation"} - weights.heads)
     _log(source, weights, network, fresh, left, kept=bool(workdir))
 
@@ -132,7 +84,7 @@ def torch_state(workdir: str) -> dict[str, np.ndarray]:
     """
     conversion = provenance.read_config(workdir)["conversion"] or {}
     config = loader.workdir_config(workdir)
-    network = build_network(config, conversion.get("num_classes", 0))
+    network = torch_network.build_network(config, conversion.get("num_classes", 0))
     path = loader.newest_checkpoint(workdir)
     loader.restore_layers(path, **network.layers)
     fresh = set(conversion.get("fresh_heads", ()))
@@ -150,27 +102,6 @@ def torch_state(workdir: str) -> dict[str, np.ndarray]:
             state[counter] = np.array(0, np.int64)
     logging.info("%s: %s, %d entries", path, config.backbone, len(state))
     return state
-
-
-def _fill(weights, image_size, resize_mode) -> Network:
-    """The network that the file describes, with the file's weights where it has any."""
-    if resize_mode == "auto":
-        resize_mode = "crop" if weights.torchvision else "squash"
-    config = encoder_module.EncoderConfig(
-        backbone=weights.backbone,
-        embedding_width=weights.width("fc_contrastive.weight", _EMBEDDING_WIDTH),
-        image_size=image_size,
-        resize_mode=resize_mode,
-        input_mode=weights.input_mode,
-    )
-    num_classes = weights.width("fc.weight", 1) if "classifier" in weights.heads else 0
-    network = build_network(config, num_classes)
-    named = network.named_weights("backbone", *sorted(weights.heads))
-    weights.check(dict(torch_names.torch_shapes(named)))
-    for key, weight in named.items():
-        array = torch_names.from_torch_layout(weights.arrays[key])
-        compat.tf_variable(weight).assign(array.astype(np.float32))
-    return network
 
 
 def _log(source, weights, network, fresh, left, *, kept) -> None:
@@ -198,7 +129,7 @@ def _is_empty_folder(path: str) -> bool:
     return os.path.isdir(path) and not os.listdir(path)
 
 
-def _save_workdir(workdir: str, network: Network, conversion: dict) -> None:
+def _save_workdir(workdir: str, network: torch_network.Network, conversion: dict) -> None:
     """Written aside and renamed: a folder that is there is whole."""
     workdir = os.path.abspath(workdir)
     temporary = None

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tce_tf import errors
+from tce_tf import compat, errors
 from tce_tf.data import augmentation
 from tce_tf.serving import encoder_module, export, loader
 
@@ -125,7 +125,9 @@ def test_reload_is_trainable(path, frames):
 
 def test_files(module, path, monkeypatch):
     with open(f"{path}/assets.extra/tce_config.json", encoding="utf-8") as file:
-        assert json.load(file) == {
+        content = json.load(file)
+        names = content.pop("variables")
+        assert content == {
             "backbone": "resnet18",
             "embedding_width": 16,
             "image_size": 64,
@@ -133,6 +135,10 @@ def test_files(module, path, monkeypatch):
             "input_mode": "rgb",
         }
     assert loader.encoder_config(path) == CONFIG
+    named = encoder_module.named_weights(*module._layers())
+    assert names == list(named) and len(names) == 102
+    for value, weight in zip(tf.saved_model.load(path).variables, named.values(), strict=True):
+        np.testing.assert_array_equal(value, compat.tf_variable(weight))
     assert not {op for op in export.operations(path) if "PyFunc" in op or ">" in op}
     parent = path.rsplit("/", 1)[0]
     assert export.versions(parent) == [1]
