@@ -19,18 +19,10 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tce_tf.data import decoding, sampling, shard_reader
+from tce_tf.data import decoding, sampling, shard_reader, steps
 from tce_tf.errors import UserError
 
 RESIZE_MODES = ("crop", "squash")
-
-# Batches (in evaluation, videos) loaded at once: one decodes while the next waits for its bytes.
-# The decoding threads are shared, so more would only take memory.
-PARALLEL_LOADS = 2
-PREFETCHED_LOADS = 2
-
-# A few bad frames at the very start of a run are no proof that the fraction is exceeded.
-_FEWEST_SAMPLES_TO_JUDGE = 1000
 
 
 class TrainingInput:
@@ -40,9 +32,8 @@ class TrainingInput:
       plan: which videos each step takes.
       steps_per_epoch: trainable videos // global batch size.
       num_skipped_videos: videos too short for a pair.
-      num_samples: samples read so far (prefetched ones included), of which
-      num_bad_samples: were unreadable and replaced, and
-      num_farthest_pairs: took the farthest frame, the gap being longer than the video.
+      count: samples read so far (prefetched ones included) and how many were unreadable.
+      num_farthest_pairs: samples that took the farthest frame, the gap being longer than the video.
     """
 
     def __init__(
@@ -77,7 +68,6 @@ class TrainingInput:
         self._reader = reader
         self._frame_gap = frame_gap
         self._resize_mode = resize_mode
-        self._max_bad_fraction = max_bad_fraction
         self._videos = sampling.trainable_videos(reader.num_frames, frame_gap)
         self.plan = sampling.BatchPlan(
             seed, len(self._videos), batch_size, worker_index, num_workers
@@ -98,8 +88,9 @@ class TrainingInput:
         used = self._cut_sizes[self._videos]
         self._canvas = tuple(int(side) for side in used.max(axis=0))
         self._is_padded = bool(np.any(used != used[0]))
+        self.count = steps.SampleCount(max_bad_fraction)
         self._lock = threading.Lock()
-        self.num_samples = self.num_bad_samples = self.num_farthest_pairs = 0
+        self.num_farthest_pairs = 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -130,24 +121,9 @@ class TrainingInput:
 
         Iterate inside `user_errors()` to get a `UserError` for what the user can mend.
         """
-        spec = self.element_spec
-        names = sorted(spec)
-
-        def load_arrays(step):
-            batch = self.load_step(int(step))
-            return [batch[name] for name in names]
-
-        def load(step):
-            dtypes = [spec[name].dtype for name in names]
-            tensors = tf.numpy_function(load_arrays, [step], dtypes)
-            return {
-                name: tf.ensure_shape(tensor, spec[name].shape)
-                for name, tensor in zip(names, tensors, strict=True)
-            }
-
-        steps = tf.data.Dataset.range(start_step, start_step + num_steps)
-        batches = steps.map(load, num_parallel_calls=PARALLEL_LOADS, deterministic=True)
-        return batches.prefetch(PREFETCHED_LOADS).with_options(input_options())
+        return steps.steps_dataset(
+            self.load_step, self.element_spec, start_step=start_step, num_steps=num_steps
+        )
 
     def load_step(self, step: int) -> dict[str, np.ndarray]:
         """One batch as numpy arrays; see `element_spec`. Thread-safe.
@@ -174,8 +150,10 @@ class TrainingInput:
                 self._reader, np.tile(videos, 2), np.concatenate([anchor, positive]), place
             )
             problems = [frame_problems[i] or frame_problems[count + i] for i in range(count)]
-        self._count(problems, int(is_farthest.sum()))
-        _replace_bad_samples(batch, np.array([problem is not None for problem in problems]))
+        self.count.add(problems)
+        with self._lock:
+            self.num_farthest_pairs += int(is_farthest.sum())
+        steps.replace_bad_samples(batch, np.array([problem is not None for problem in problems]))
         return batch
 
     def _allocate(self, videos, draws, rows) -> dict[str, np.ndarray]:
@@ -223,24 +201,6 @@ class TrainingInput:
 
         return place
 
-    def _count(self, problems: list[str | None], num_farthest: int) -> None:
-        """Adds up a batch; fails when too much is unreadable."""
-        bad = [problem for problem in problems if problem]
-        for problem in bad:
-            logging.warning("unreadable, another sample takes its place: %s", problem)
-        with self._lock:
-            self.num_samples += len(problems)
-            self.num_bad_samples += len(bad)
-            self.num_farthest_pairs += num_farthest
-            judged = max(self.num_samples, _FEWEST_SAMPLES_TO_JUDGE)
-            too_many = self.num_bad_samples > self._max_bad_fraction * judged
-            if bad and (too_many or len(bad) == len(problems)):
-                raise UserError(
-                    f"{self.num_bad_samples} of {self.num_samples} samples are unreadable, more "
-                    f"than --max_bad_fraction={self._max_bad_fraction:g} allows or a whole batch; "
-                    f"the last: {bad[-1]}; make these shards again or raise the limit"
-                )
-
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
@@ -252,24 +212,3 @@ def user_errors() -> Iterator[None]:
         if wrapped is None:
             raise
         raise UserError(wrapped.group(1).strip()) from None
-
-
-def input_options() -> tf.data.Options:
-    """Deterministic order, no second sharding, threads of its own."""
-    options = tf.data.Options()
-    options.deterministic = True
-    # Each worker reads its own slice already.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    # A load blocks its thread while the decoding threads work: in the shared pool (two threads on
-    # two cores) that would hold up the training step itself.
-    options.threading.private_threadpool_size = PARALLEL_LOADS + 1
-    return options
-
-
-def _replace_bad_samples(batch: dict[str, np.ndarray], is_bad: np.ndarray) -> None:
-    """Overwrites each bad sample with the next good one (cyclically), in every array."""
-    good = np.flatnonzero(~is_bad)
-    for sample in np.flatnonzero(is_bad):
-        donor = good[np.searchsorted(good, sample) % len(good)]
-        for array in batch.values():
-            array[sample] = array[donor]

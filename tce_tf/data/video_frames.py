@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
-from tce_tf.data import decoding, pipeline, sampling, shard_reader
+from tce_tf.data import decoding, sampling, shard_reader, steps
 from tce_tf.errors import UserError
 
 
@@ -49,5 +49,5 @@ def frames_dataset(
         }
 
     videos = tf.data.Dataset.range(len(reader.num_frames))
-    loaded = videos.map(load, num_parallel_calls=pipeline.PARALLEL_LOADS, deterministic=True)
-    return loaded.prefetch(pipeline.PREFETCHED_LOADS).with_options(pipeline.input_options())
+    loaded = videos.map(load, num_parallel_calls=steps.PARALLEL_LOADS, deterministic=True)
+    return loaded.prefetch(steps.PREFETCHED_LOADS).with_options(steps.input_options())

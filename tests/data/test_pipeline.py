@@ -182,7 +182,7 @@ def test_one_frame_videos_are_skipped_and_counted():
 def test_gaps_longer_than_a_video_are_counted():
     inputs = make_input(FakeReader([3] * 4), frame_gap=(9, 9))
     inputs.load_step(0)
-    assert inputs.num_farthest_pairs == 4 and inputs.num_samples == 4
+    assert inputs.num_farthest_pairs == 4 and inputs.count.num_samples == 4
 
 
 def test_more_samples_than_videos_is_a_user_error():
@@ -200,7 +200,7 @@ def test_a_bad_sample_is_replaced_whole_and_named(kind, caplog):
     with caplog.at_level("WARNING"):
         batch = inputs.load_step(0)
     assert f"frame 1 of video video{bad_video:03d}" in caplog.text
-    assert (inputs.num_bad_samples, inputs.num_samples) == (1, 6)
+    assert (inputs.count.num_bad_samples, inputs.count.num_samples) == (1, 6)
     for name in clean:
         expected = clean[name].copy()
         expected[2] = expected[3]
@@ -214,7 +214,7 @@ def test_a_frame_of_another_size_than_indexed_is_bad():
     reader.pixels = lambda video, frame: true_pixels(video, frame)[:32]
     inputs = make_input(reader)
     inputs.load_step(0)
-    assert inputs.num_bad_samples == 1
+    assert inputs.count.num_bad_samples == 1
 
 
 def test_too_many_bad_frames_end_the_run_with_one_line():
