@@ -36,3 +36,17 @@ def add_slot(optimizer: keras.optimizers.Optimizer, weight, name: str):
 LossScaleOptimizer = (
     keras.optimizers.LossScaleOptimizer if KERAS_3 else keras.mixed_precision.LossScaleOptimizer
 )
+
+
+def scaled_loss(optimizer: keras.optimizers.Optimizer, loss: tf.Tensor) -> tf.Tensor:
+    """The loss to differentiate: times the loss scale under mixed_float16, else as it is."""
+    if hasattr(optimizer, "get_scaled_loss"):
+        return optimizer.get_scaled_loss(loss)
+    return optimizer.scale_loss(loss) if hasattr(optimizer, "scale_loss") else loss
+
+
+def unscaled_gradients(optimizer: keras.optimizers.Optimizer, gradients: list) -> list:
+    """The gradients of `scaled_loss` as `apply_gradients` wants them; Keras 3 divides there."""
+    if hasattr(optimizer, "get_unscaled_gradients"):
+        return optimizer.get_unscaled_gradients(gradients)
+    return gradients

@@ -38,8 +38,8 @@ VIEW_COLUMNS = ("flip", "rotated_flip", "rotation") + tuple(
 VIEW_COLUMN = {name: number for number, name in enumerate(VIEW_COLUMNS)}
 NUM_DRAWS = len(VIEW_COLUMNS)
 
-# Separate the streams of permutations and of samples.
-_PERMUTATION_STREAM, _SAMPLE_STREAM = 1, 2
+# Separate the streams of permutations, of samples and of segments.
+_PERMUTATION_STREAM, _SAMPLE_STREAM, _SEGMENT_STREAM = 1, 2, 3
 
 
 def parse_frame_gap(text: str | int) -> tuple[int, int]:
@@ -148,14 +148,41 @@ def uniform_draws(seed: int, epoch: int, rows: np.ndarray) -> tuple[np.ndarray, 
     """
     epoch_key = _stream_key(_SAMPLE_STREAM, seed, epoch)
     num_host = len(HOST_COLUMNS)
-    raw = np.empty([len(rows), num_host + NUM_DRAWS], np.uint64)
-    for sample, row in enumerate(rows):
-        key = np.array([epoch_key, row], np.uint64)
-        raw[sample] = np.random.Philox(key=key).random_raw(raw.shape[1])
+    raw = _raw_draws(epoch_key, rows, num_host + NUM_DRAWS)
     # The top 53 and 24 bits: every value is exact, so none is rounded up to 1.
     host = (raw[:, :num_host] >> np.uint64(11)) * 2.0**-53
     views = (raw[:, num_host:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
     return host, views
+
+
+def segment_draws(seed: int, epoch: int, rows: np.ndarray, num_segments: int) -> np.ndarray:
+    """Uniforms in [0, 1), float64 [B, num_segments]; a sample's depend on (seed, epoch, row) alone."""
+    raw = _raw_draws(_stream_key(_SEGMENT_STREAM, seed, epoch), rows, num_segments)
+    return (raw >> np.uint64(11)) * 2.0**-53
+
+
+def segment_frames(draws: np.ndarray, num_frames: np.ndarray, stack_frames: int = 1) -> np.ndarray:
+    """The frame, or the first of a stack, that each of S equal parts of a video gives.
+
+    Part s of n frames is [s n // S, (s + 1) n // S). A stack starts in its part and may reach
+    beyond it, but not beyond the video where the video is long enough.
+
+    Args:
+      draws: float64 [B, S] in [0, 1).
+      num_frames: int64 [B], at least 1.
+      stack_frames: consecutive frames taken from there on.
+
+    Returns:
+      int64 [B, S].
+    """
+    num_segments = draws.shape[1]
+    num_frames = np.asarray(num_frames, np.int64)[:, np.newaxis]
+    last_start = np.maximum(num_frames - stack_frames, 0)
+    part = np.arange(num_segments)
+    first = np.minimum(part * num_frames // num_segments, last_start)
+    last = np.minimum((part + 1) * num_frames // num_segments - 1, last_start)
+    # A video of fewer frames than parts has empty ones.
+    return first + scaled_draw(draws, np.maximum(last - first, 0) + 1)
 
 
 def sample_pairs(
@@ -219,6 +246,14 @@ def evenly_spaced_frames(num_frames: int, count: int) -> np.ndarray:
     if num_frames < 1 or count < 1:
         raise ValueError(f"{count} frames of a video of {num_frames}")
     return (2 * np.arange(count, dtype=np.int64) + 1) * num_frames // (2 * count)
+
+
+def _raw_draws(stream_key: np.uint64, rows: np.ndarray, count: int) -> np.ndarray:
+    raw = np.empty([len(rows), count], np.uint64)
+    for sample, row in enumerate(rows):
+        key = np.array([stream_key, row], np.uint64)
+        raw[sample] = np.random.Philox(key=key).random_raw(count)
+    return raw
 
 
 def _stream_key(stream: int, seed: int, epoch: int) -> np.uint64:
