@@ -100,6 +100,12 @@ class TrainConfig:
         "XLA. auto: views and loss, and the network too on GPUs. on: all. off: nothing.",
         ("auto", "on", "off"),
     )
+    deterministic: str = setting(
+        "auto",
+        "Whether a run repeats bit for bit on one device, resumed or not. auto: on without GPUs, "
+        "where it costs next to nothing.",
+        ("auto", "on", "off"),
+    )
     seed: int = setting(0, "Seed of weights, epochs, frames, views and negatives.")
     log_every: int = setting(10, "Steps between lines of metrics.jsonl.")
     checkpoint_every: int = setting(0, "Steps between checkpoints; 0 makes one each epoch.")

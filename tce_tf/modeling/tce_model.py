@@ -209,7 +209,9 @@ class TCEModel(keras.Model):
             anchor = self(views["anchor"], training=True)["embeddings"]
             positive = self(views["positive"], training=True)["embeddings"]
             if objective.rotation_weight:
-                features = self.backbone(views["rotated"], training=True)
+                with tape.stop_recording(), tf.GradientTape() as rotated_tape:
+                    features = self.backbone(views["rotated"], training=True)
+                tape.watch(features)
                 rotation_logits = self.rotation(features, training=True)
             else:
                 rotation_logits = tf.zeros([tf.shape(anchor)[0], heads.NUM_ROTATIONS], anchor.dtype)
@@ -230,7 +232,17 @@ class TCEModel(keras.Model):
             elif hasattr(self.optimizer, "scale_loss"):  # Keras 3; the plain ones return it as is
                 scaled_loss = self.optimizer.scale_loss(scaled_loss)
         weights = self.optimized_weights
-        gradients = tape.gradient(scaled_loss, [compat.tf_variable(w) for w in weights])
+        variables = [compat.tf_variable(w) for w in weights]
+        if objective.rotation_weight:
+            # Two tapes, so that never three gradients of a weight are added at once: such a sum has
+            # no fixed order (training/determinism.py).
+            *gradients, features_gradient = tape.gradient(scaled_loss, [*variables, features])
+            rotated = rotated_tape.gradient(features, variables, output_gradients=features_gradient)
+            gradients = [
+                g if r is None else g + r for g, r in zip(gradients, rotated, strict=True)
+            ]
+        else:
+            gradients = tape.gradient(scaled_loss, variables)
         if hasattr(self.optimizer, "get_unscaled_gradients"):
             gradients = self.optimizer.get_unscaled_gradients(gradients)
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
