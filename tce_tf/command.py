@@ -7,6 +7,7 @@ gets a `FlagValues` of its own, made when it starts:
     exit 0  it worked, or `--help` was asked
     exit 1  the input is at fault: one line on stderr, no traceback
     exit 2  a flag or a flag's value is at fault: one line on stderr
+    exit 128 + n  signal n ended it, as in 143 for SIGTERM; one line where its work was saved first
 """
 
 import dataclasses
@@ -149,6 +150,8 @@ def run(
         _fail(f"{error} (see {program} --help)", 2)
     except errors.UserError as error:
         _fail(str(error), 1)
+    except errors.Stopped as stop:
+        _fail(str(stop), 128 + stop.signal_number)
     except KeyboardInterrupt:
         _fail("interrupted", 128 + signal.SIGINT)
     except BrokenPipeError:

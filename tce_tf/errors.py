@@ -11,3 +11,14 @@ class UserError(Exception):
 
 class FlagError(UserError):
     """A setting outside its range, whatever the input: `command.run` exits 2."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop and it did, with its state saved; the message says where.
+
+    `command.run` prints it and exits 128 + the signal's number.
+    """
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number

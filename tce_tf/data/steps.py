@@ -31,18 +31,21 @@ class SampleCount:
     def __init__(self, max_bad_fraction: float):
         self._max_bad_fraction = max_bad_fraction
         self._lock = threading.Lock()
+        self._named: set[str] = set()
         self.num_samples = self.num_bad_samples = 0
 
     def add(self, problems: Sequence[str | None]) -> None:
-        """Adds a batch: for each sample None, or why it is unreadable.
+        """Adds a batch: for each sample None, or why it is unreadable; logs each reason once.
 
         Raises:
           UserError: too many are, or a whole batch is.
         """
         bad = [problem for problem in problems if problem]
-        for problem in bad:
-            logging.warning("unreadable, another sample takes its place: %s", problem)
         with self._lock:
+            for problem in bad:
+                if problem not in self._named:  # an epoch later it comes again
+                    self._named.add(problem)
+                    logging.warning("unreadable, another sample takes its place: %s", problem)
             self.num_samples += len(problems)
             self.num_bad_samples += len(bad)
             judged = max(self.num_samples, _FEWEST_SAMPLES_TO_JUDGE)

@@ -143,3 +143,41 @@ def publish(temporary: str, path: str) -> None:
     os.umask(umask)
     os.chmod(temporary, 0o666 & ~umask)  # mkstemp gives 0600; others may read the shards
     os.replace(temporary, path)
+
+
+def sync(folder: str, prefix: str) -> None:
+    """Sees the files of a folder that begin with a prefix, and their names, onto the disk.
+
+    Remote objects are safe once written.
+
+    Raises:
+      errors.UserError: the disk is full or gone.
+    """
+    if is_remote(folder):
+        return
+    with _reported("write", folder):
+        names = [name for name in os.listdir(folder) if name.startswith(prefix)]
+        for path in [*(os.path.join(folder, name) for name in names), folder]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def remove(folder: str, prefix: str) -> None:
+    """Removes the files of a folder that begin with a prefix.
+
+    Raises:
+      errors.UserError: the folder is not writable.
+    """
+    with _reported("remove files of", folder):
+        if is_remote(folder):
+            with as_os_errors(folder):
+                for name in gfile(folder).listdir(folder):
+                    if name.startswith(prefix):
+                        gfile(folder).remove(join(folder, name))
+            return
+        for name in os.listdir(folder):
+            if name.startswith(prefix):
+                os.unlink(os.path.join(folder, name))

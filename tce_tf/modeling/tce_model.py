@@ -238,9 +238,7 @@ class TCEModel(keras.Model):
             # no fixed order (training/determinism.py).
             *gradients, features_gradient = tape.gradient(scaled_loss, [*variables, features])
             rotated = rotated_tape.gradient(features, variables, output_gradients=features_gradient)
-            gradients = [
-                g if r is None else g + r for g, r in zip(gradients, rotated, strict=True)
-            ]
+            gradients = [g if r is None else g + r for g, r in zip(gradients, rotated, strict=True)]
         else:
             gradients = tape.gradient(scaled_loss, variables)
         if hasattr(self.optimizer, "get_unscaled_gradients"):

@@ -7,7 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.modeling import resnet, torch_file
+from tce_tf.modeling import checkpoint_files, resnet, torch_file
 from tce_tf.serving import encoder_module, export, torch_network
 
 
@@ -161,21 +161,9 @@ def workdir_config(workdir: str) -> encoder_module.EncoderConfig:
     return config
 
 
-def newest_checkpoint(workdir: str) -> str:
-    """The prefix of a workdir's newest checkpoint.
-
-    Raises:
-      errors.UserError: it has none.
-    """
-    path = tf.train.latest_checkpoint(os.path.join(workdir, "checkpoints"))
-    if path is None:
-        raise errors.UserError(f"{workdir} has no checkpoint yet: train first")
-    return path
-
-
 def _from_workdir(workdir: str, checkpoint: str | None) -> encoder_module.EncoderModule:
     config = workdir_config(workdir)
     backbone, projection = encoder_module.build_layers(config)
-    path = checkpoint or newest_checkpoint(workdir)
+    path = checkpoint or checkpoint_files.newest(workdir)
     restore_layers(path, backbone=backbone, projection=projection)
     return encoder_module.make_encoder(config, backbone, projection)

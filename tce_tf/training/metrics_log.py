@@ -10,6 +10,8 @@ import tensorflow as tf
 import tqdm
 from absl import logging
 
+from tce_tf.data import storage
+
 
 class MetricsLog:
     """Writes one JSON object per logged step, the same scalars to TensorBoard, and progress.
@@ -61,6 +63,10 @@ class MetricsLog:
             tqdm.tqdm.format_interval(seconds * (self._total_steps - step)),
         )  # fmt: skip
 
+    def sync(self) -> None:
+        """Sees the lines so far onto the disk: before the checkpoint that counts on them."""
+        os.fsync(self._file.fileno())
+
     def close(self) -> None:
         """Flushes and closes everything."""
         self._file.close()
@@ -70,18 +76,16 @@ class MetricsLog:
 
 
 def cut_back(path: str, step: int) -> None:
-    """Drops the lines of a metrics file after a step, and a half-written last line."""
-    if not os.path.exists(path):
+    """Drops the lines of a metrics file after a step, and those a dying process left unfinished."""
+    if storage.size(path) is None:
         return
     kept = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except ValueError:  # the line being written when the process died
-                break
-            kept.append(line)
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.writelines(kept)
-    os.replace(f"{path}.tmp", path)
+    for line in storage.read_bytes(path).splitlines():
+        try:
+            content = json.loads(line)
+        except ValueError:  # not JSON, or not UTF-8
+            continue
+        number = content.get("step") if isinstance(content, dict) else None
+        if isinstance(number, int) and number <= step:
+            kept.append(line + b"\n")
+    storage.write_atomic(path, b"".join(kept))

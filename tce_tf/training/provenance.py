@@ -10,15 +10,17 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from absl import logging
 
 import tce_tf
 from tce_tf import config as config_lib
 from tce_tf import errors
+from tce_tf.data import storage
 
 # Settings that say where to stop, what to show or where to run, not what is computed.
 FREE_SETTINGS = frozenset(
-    "workdir steps log_every checkpoint_every keep max_bad_fraction strategy jit export_dir "
-    "eval_train eval_test eval_every".split()
+    "workdir steps log_every checkpoint_every keep max_bad_fraction strategy jit deterministic "
+    "export_dir eval_train eval_test eval_every".split()
 )
 
 
@@ -73,13 +75,23 @@ def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[
                 f"{workdir} holds a run with other settings ({'; '.join(changed)}): "
                 "resume with the same ones or take another --workdir"
             )
+        updated = [
+            f"{name} {before['versions'].get(name)} then, {version} now"
+            for name, version in versions().items()
+            if before["versions"].get(name) != version
+        ]
+        if updated:
+            logging.warning(
+                "resuming with other versions (%s): results may differ by round-off",
+                "; ".join(updated),
+            )
     content = {"settings": settings, "versions": versions(), "data": manifests}
-    _write_aside(path, json.dumps(content, indent=2) + "\n")
+    storage.write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
     flags = [
         f"--{name}={value}" if not isinstance(value, bool) else f"--{'' if value else 'no'}{name}"
         for name, value in settings.items()
     ]
-    _write_aside(os.path.join(workdir, "flags.txt"), "\n".join(flags) + "\n")
+    storage.write_atomic(os.path.join(workdir, "flags.txt"), ("\n".join(flags) + "\n").encode())
 
 
 def save_conversion(workdir: str, settings: Mapping, conversion: Mapping) -> None:
@@ -96,7 +108,8 @@ def save_conversion(workdir: str, settings: Mapping, conversion: Mapping) -> Non
         "data": [],
         "conversion": dict(conversion),
     }
-    _write_aside(os.path.join(workdir, "config.json"), json.dumps(content, indent=2) + "\n")
+    text = json.dumps(content, indent=2) + "\n"
+    storage.write_atomic(os.path.join(workdir, "config.json"), text.encode())
 
 
 def read_config(workdir: str) -> dict:
@@ -117,9 +130,3 @@ def read_config(workdir: str) -> dict:
         raise errors.UserError(f"{path}: {error.strerror}: not a training workdir") from error
     except (ValueError, KeyError, TypeError) as error:
         raise errors.UserError(f"{path}: not a config written by train ({error})") from error
-
-
-def _write_aside(path: str, text: str) -> None:
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(f"{path}.tmp", path)

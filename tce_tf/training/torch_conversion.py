@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import compat, errors
-from tce_tf.modeling import torch_names
+from tce_tf.modeling import checkpoint_files, torch_names
 from tce_tf.serving import encoder_module, export, loader, torch_network
 from tce_tf.training import checkpoints, provenance
 
@@ -85,7 +85,7 @@ def torch_state(workdir: str) -> dict[str, np.ndarray]:
     conversion = provenance.read_config(workdir)["conversion"] or {}
     config = loader.workdir_config(workdir)
     network = torch_network.build_network(config, conversion.get("num_classes", 0))
-    path = loader.newest_checkpoint(workdir)
+    path = checkpoint_files.newest(workdir)
     loader.restore_layers(path, **network.layers)
     fresh = set(conversion.get("fresh_heads", ()))
     # FineTuneNet has no place for heads that the file never had, PreTrainNet wants them.

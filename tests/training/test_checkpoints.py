@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tce_tf import compat, errors
-from tce_tf.modeling import tce_model
+from tce_tf.data import storage
+from tce_tf.modeling import checkpoint_files, tce_model
 from tce_tf.training import checkpoints, optimizers, schedules
 
 
@@ -45,7 +46,7 @@ def test_everything_comes_back(tmp_path):
         np.testing.assert_array_equal(a, b)
 
     # By name, not by way of the optimizer: batch-norm statistics of a deep block too.
-    saved = [name for name, _ in tf.train.list_variables(checkpoints.latest(str(tmp_path)))]
+    saved = [name for name, _ in tf.train.list_variables(checkpoint_files.newest(str(tmp_path)))]
     assert any("backbone/layer4_1/bn2/moving_variance" in name for name in saved), saved[:20]
 
 
@@ -73,15 +74,128 @@ def test_only_the_newest_stay(tmp_path):
     ]
 
 
-def test_a_truncated_checkpoint_is_named_and_the_one_before_can_be_used(tmp_path):
-    model = make_model(0)
-    store = checkpoints.Checkpoints(str(tmp_path), model, model.optimizer)
-    store.save(1)
-    store.save(2)
-    (data,) = (tmp_path / "checkpoints").glob("ckpt-2.data*")
-    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
-    with pytest.raises(errors.UserError, match="ckpt-2 cannot be read.* remove .*ckpt-2"):
-        checkpoints.Checkpoints(str(tmp_path), model, model.optimizer).restore()
-    for path in (tmp_path / "checkpoints").glob("ckpt-2.*"):
+KINDS = ("whole", "missing", "empty", "truncated", "zeroed", "flipped")
+
+
+def damage(path, kind):
+    content = bytearray(path.read_bytes())
+    if kind == "missing":
         path.unlink()
-    assert checkpoints.Checkpoints(str(tmp_path), model, model.optimizer).restore() == 1
+        return
+    if kind == "empty":
+        content = b""
+    elif kind == "truncated":
+        content = content[: len(content) // 2]
+    elif kind == "zeroed":  # a length on the disk whose blocks were not
+        content = bytes(len(content))
+    elif kind == "flipped":
+        content[len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+def small_store(folder, keep=3):
+    variable = tf.Variable(np.zeros(1000, np.float32))
+    return checkpoints.Checkpoints(
+        str(folder), tf.train.Checkpoint(v=variable), keep=keep
+    ), variable
+
+
+def save(store, variable, *steps):
+    for step in steps:
+        variable.assign(tf.fill([1000], float(step)))
+        store.save(step)
+
+
+@pytest.mark.parametrize("data", KINDS)
+@pytest.mark.parametrize("index", KINDS)
+def test_after_a_power_cut_the_newest_whole_checkpoint_is_taken(tmp_path, caplog, data, index):
+    save(*small_store(tmp_path), 1, 2)
+    folder = tmp_path / "checkpoints"
+    damage(folder / "ckpt-2.data-00000-of-00001", data)
+    damage(folder / "ckpt-2.index", index)
+    left = sorted(path.name for path in folder.iterdir())
+    store, variable = small_store(tmp_path)
+    expected = 2 if data == index == "whole" else 1
+    assert store.restore() == expected
+    assert variable.numpy().tolist() == [expected] * 1000
+    assert sorted(path.name for path in folder.iterdir()) == left  # nothing is thrown away
+    named = [r for r in caplog.records if "ckpt-2 is damaged and passed over" in r.getMessage()]
+    assert len(named) == (expected == 1 and index != "missing")
+    assert store.latest().endswith(f"ckpt-{expected}")
+
+    save(store, variable, 2)  # the run reaches the damaged step again
+    store, variable = small_store(tmp_path)
+    assert store.restore() == 2 and variable.numpy().tolist() == [2] * 1000
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path):
+    save(*small_store(tmp_path), 1)
+    rng = np.random.default_rng(0)
+    for path in (tmp_path / "checkpoints").iterdir():
+        content = path.read_bytes()
+        for position in rng.choice(len(content), size=60, replace=False):
+            flipped = bytearray(content)
+            flipped[position] ^= 1 << rng.integers(8)
+            path.write_bytes(flipped)
+            store, variable = small_store(tmp_path)
+            # A bit that nothing is read from may pass; what is read is right, or refused.
+            assert store.restore() in (None, 1)
+            assert store.latest() == "none" or variable.numpy().tolist() == [1] * 1000
+        path.write_bytes(content)
+
+
+def test_damaged_ones_do_not_count_among_those_kept(tmp_path):
+    save(*small_store(tmp_path), 1, 2, 3)
+    folder = tmp_path / "checkpoints"
+    damage(folder / "ckpt-3.index", "truncated")
+    store, variable = small_store(tmp_path, keep=2)
+    assert store.restore() == 2
+    (folder / "ckpt-3_temp").mkdir()  # of a writer that was killed
+    save(store, variable, 4)
+    assert sorted(path.name for path in folder.glob("*.index")) == [
+        "ckpt-2.index", "ckpt-3.index", "ckpt-4.index",
+    ]  # fmt: skip
+    assert not (folder / "ckpt-3_temp").exists()
+
+
+def test_a_first_checkpoint_cut_short_starts_anew(tmp_path, caplog):
+    save(*small_store(tmp_path), 1)
+    damage(tmp_path / "checkpoints" / "ckpt-1.index", "truncated")
+    store, _ = small_store(tmp_path)
+    assert store.restore() is None and store.latest() == "none"
+    assert "holds no whole checkpoint: starts at step 0" in caplog.text
+
+
+def test_checkpoints_of_the_manager_that_was_used_before_still_load(tmp_path):
+    variable = tf.Variable(np.full(1000, 5, np.float32))
+    step = tf.Variable(5, dtype=tf.int64, trainable=False)
+    saved = tf.train.Checkpoint(model=tf.train.Checkpoint(v=variable), step=step)
+    tf.train.CheckpointManager(
+        saved, str(tmp_path / "checkpoints"), max_to_keep=3, checkpoint_name="ckpt"
+    ).save(checkpoint_number=5)
+    store, variable = small_store(tmp_path)
+    assert store.restore() == 5 and variable.numpy().tolist() == [5] * 1000
+
+
+def test_a_new_checkpoint_is_on_the_disk_before_an_old_one_goes(tmp_path, monkeypatch):
+    store, variable = small_store(tmp_path, keep=1)
+    save(store, variable, 1)
+
+    def power_cut(folder, prefix):
+        raise OSError("power cut")
+
+    monkeypatch.setattr(storage, "sync", power_cut)
+    with pytest.raises(OSError, match="power cut"):
+        save(store, variable, 2)
+    assert checkpoint_files.problem(str(tmp_path / "checkpoints" / "ckpt-1")) is None
+
+
+def test_commands_pass_over_damaged_ones_too(tmp_path):
+    save(*small_store(tmp_path), 1, 2)
+    damage(tmp_path / "checkpoints" / "ckpt-2.index", "truncated")
+    assert checkpoint_files.newest(str(tmp_path)).endswith("ckpt-1")
+    damage(tmp_path / "checkpoints" / "ckpt-1.index", "empty")
+    with pytest.raises(errors.UserError, match="damaged checkpoints only"):
+        checkpoint_files.newest(str(tmp_path))
+    with pytest.raises(errors.UserError, match="no checkpoint yet"):
+        checkpoint_files.newest(str(tmp_path / "nowhere"))

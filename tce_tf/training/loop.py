@@ -1,0 +1,186 @@
+"""What happens at each step of a run, and in which order? Step, log line, checkpoint, stop.
+
+The order is what makes a resumed run equal to one never stopped: a step's line is on the disk before
+the checkpoint of that step, so the line is either there or written again.
+"""
+
+import signal
+import time
+
+import tensorflow as tf
+from absl import logging
+
+from tce_tf import errors
+from tce_tf.data import shard_reader
+from tce_tf.evaluation import video_features
+from tce_tf.training import (
+    checkpoints,
+    health,
+    interruption,
+    metrics_log,
+    setup,
+    strategies,
+)
+
+# A loss that is not finite is noticed after so many steps at the latest.
+_STEPS_BETWEEN_CHECKS = 100
+
+
+class Loop:
+    """The steps of one process's run.
+
+    Args:
+      config: `config.TrainConfig`.
+      strategy: the devices.
+      model: compiled, built and restored.
+      schedule: its learning rate.
+      inputs: `pipeline.TrainingInput` of the whole batch.
+      store: where checkpoints go.
+      monitor_readers: the shards of the kNN monitor, or none.
+    """
+
+    def __init__(
+        self,
+        config,
+        strategy,
+        model,
+        schedule,
+        inputs,
+        store: checkpoints.Checkpoints,
+        monitor_readers: tuple[shard_reader.ShardReader, ...] = (),
+    ):
+        self._config, self._strategy, self._model = config, strategy, model
+        self._schedule, self._inputs, self._store = schedule, inputs, store
+        self._monitor_readers = monitor_readers
+        self._watch = health.Watch(model)
+        _, jit_network = strategies.jit_settings(config.jit)
+        # Under several replicas only the inner functions can be compiled (DESIGN section 9).
+        jit_network = jit_network and strategy.num_replicas_in_sync == 1
+        self._network_step = tf.function(self._replicated_step, jit_compile=jit_network or None)
+        self._train_step = tf.function(self._watched_step)
+
+    def _replicated_step(self, batch):
+        logs = self._strategy.run(self._model.train_step, args=(batch,))
+        # The model has reduced them already: every replica holds the same.
+        return {k: self._strategy.experimental_local_results(v)[0] for k, v in logs.items()}
+
+    def _watched_step(self, batch):
+        logs = self._network_step(batch)
+        self._watch.note(logs["loss"])
+        return logs
+
+    def _batches(self, reader, start_step, last_step):
+        replicas = self._strategy.num_replicas_in_sync
+
+        def per_replica(context):
+            inputs = self._inputs
+            if context.num_input_pipelines > 1:  # each worker reads its slice of every batch
+                inputs = setup.make_input(
+                    self._config, reader, context.input_pipeline_id, context.num_input_pipelines
+                )
+            dataset = inputs.dataset(start_step=start_step, num_steps=last_step - start_step)
+            if replicas == 1:
+                return dataset
+            return dataset.rebatch(context.get_per_replica_batch_size(self._config.batch_size))
+
+        return iter(self._strategy.distribute_datasets_from_function(per_replica))
+
+    def run(self, reader, start_step: int, last_step: int) -> dict[str, float]:
+        """Runs the steps from start_step to last_step; returns the last logged scalars.
+
+        Raises:
+          errors.UserError: a loss or weights that are not finite, or unreadable data.
+          errors.Stopped: a signal came; the checkpoint of the last step is written.
+        """
+        log = metrics_log.MetricsLog(
+            self._config.workdir, start_step=start_step, total_steps=last_step
+        )
+        try:
+            with interruption.stop_request() as request:
+                return self._run(log, request, reader, start_step, last_step)
+        finally:
+            log.close()
+
+    def _run(self, log, request, reader, start_step, last_step):
+        config = self._config
+        every = config.checkpoint_every or self._inputs.steps_per_epoch
+        batches = self._batches(reader, start_step, last_step)
+        window = _Window(start_step)
+        values: dict[str, float] = {}
+        for step in range(start_step + 1, last_step + 1):
+            with window:  # counts the wait
+                batch = next(batches)
+            logs = self._train_step(batch)
+            ends = step == last_step
+            stops = request.number is not None and not ends
+            saves = step % every == 0 or ends or stops
+            monitors = self._monitor_readers and (
+                ends or config.eval_every and step % config.eval_every == 0
+            )
+            shows = step % config.log_every == 0 or ends or monitors
+            if saves or shows or step % _STEPS_BETWEEN_CHECKS == 0:
+                self._watch.check_loss(step, self._store.latest())
+            if saves:
+                self._watch.check_weights(step, self._store.latest())
+            if shows:
+                values = self._values(step, logs, window)
+                self._watch.warn(step, values)
+            try:
+                if monitors:
+                    values |= self._monitor()
+            finally:  # a monitor that fails must not cost the steps before it
+                if shows:
+                    log.write(step, values)
+                    log.show(step, values)
+                if saves:
+                    log.sync()
+                    path = self._store.save(step)
+                    logging.debug("checkpoint at step %d", step)
+            if shows or saves:
+                window.start(step)
+            if stops:
+                raise errors.Stopped(
+                    f"stopped by {signal.Signals(request.number).name} at step {step}, saved in "
+                    f"{path}: the same command goes on from there",
+                    request.number,
+                )
+        return values
+
+    def _values(self, step, logs, window) -> dict[str, float]:
+        images = self._config.batch_size * (3 if self._config.rotation_weight else 2)
+        return {name: float(value) for name, value in logs.items()} | {
+            "epoch": (step - 1) // self._inputs.steps_per_epoch,
+            "mining_threshold": float(self._model.mining_threshold(step - 1)),
+            "learning_rate": float(self._schedule.exact(step - 1)),
+            "frames_per_second": images * (step - window.step) / window.elapsed,
+            "input_wait_fraction": window.wait / window.elapsed,
+        }
+
+    def _monitor(self) -> dict[str, float]:
+        """kNN accuracy of the encoder as it is now."""
+        train_reader, test_reader = self._monitor_readers
+        scores = video_features.evaluate_knn(
+            setup.encoder_of(self._model, self._config), train=train_reader, test=test_reader
+        )
+        return {name: scores[name] for name in ("knn.top1", "knn.top5")}
+
+
+class _Window:
+    """The time since the last pause for a log line or a checkpoint, and what of it was waiting."""
+
+    def __init__(self, step: int):
+        self.start(step)
+
+    def start(self, step: int) -> None:
+        self.step, self.wait, self._since = step, 0.0, time.monotonic()
+        self._before = self._since
+
+    def __enter__(self):
+        self._before = time.monotonic()
+
+    def __exit__(self, *exception):
+        self.wait += time.monotonic() - self._before
+
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._since
