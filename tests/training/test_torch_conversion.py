@@ -12,7 +12,7 @@ import torch_states
 
 from tce_tf import config, errors
 from tce_tf.data import augmentation
-from tce_tf.modeling import tce_model, torch_names
+from tce_tf.modeling import checkpoint_files, tce_model, torch_names
 from tce_tf.serving import loader, torch_network
 from tce_tf.training import checkpoints, optimizers, provenance, run, schedules, torch_conversion
 
@@ -82,7 +82,7 @@ def test_the_rotation_head_is_kept(tmp_path):
     golden, images = golden_inputs("resnet18")
     workdir = convert(torch_states.pretraining("resnet18", 32), tmp_path)
     network = torch_network.build_network(loader.workdir_config(workdir))
-    loader.restore_layers(loader.newest_checkpoint(workdir), **network.layers)
+    loader.restore_layers(checkpoint_files.newest(workdir), **network.layers)
     logits = network.rotation(network.backbone(images))
     assert relative_error(logits, golden["rotation_logits_eval"]) < 1e-5
 
@@ -97,7 +97,7 @@ def test_fine_tuned_weights_keep_their_classifier(tmp_path):
     assert conversion["fresh_heads"] == ["projection", "rotation"]
 
     network = torch_network.build_network(loader.workdir_config(workdir), 11)
-    loader.restore_layers(loader.newest_checkpoint(workdir), **network.layers)
+    loader.restore_layers(checkpoint_files.newest(workdir), **network.layers)
     assert (
         relative_error(network.classifier(network.backbone(images)), golden["logits_eval"]) < 1e-5
     )
