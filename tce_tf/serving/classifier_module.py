@@ -6,6 +6,8 @@ probabilities  softmax(segments x logits): training sums the logits of its segme
 """
 
 import dataclasses
+import os
+import tempfile
 
 import tensorflow as tf
 
@@ -33,7 +35,21 @@ def make_classifier(
 
 
 class _Classifies:
-    """What a classifier makes of features [B, F], beside an encoder's preprocessing."""
+    """What a classifier makes of features [B, F], beside an encoder's preprocessing.
+
+    Attributes:
+      class_names: the asset `class_names.txt`, a name a line in the order of the logits.
+    """
+
+    def __init__(self, config: ClassifierConfig, backbone: resnet.ResNet, head: heads.Linear):
+        super().__init__(config, backbone, head)
+        folder = tempfile.TemporaryDirectory(prefix="tce_tf-")
+        path = os.path.join(folder.name, "class_names.txt")
+        with open(path, "w", encoding="utf-8") as file:
+            file.writelines(f"{name}\n" for name in config.class_names)
+        # The export copies the file, which lives as long as this module.
+        self._folder = lambda: folder
+        self.class_names = tf.saved_model.Asset(path)
 
     def _called_layers_weights(self, backbone, head):
         return backbone.trainable_weights + head.trainable_weights

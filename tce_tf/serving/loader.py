@@ -49,6 +49,8 @@ def load_encoder(
         except (OSError, ValueError, tf.errors.OpError) as error:
             first = str(error).splitlines()[0]
             raise errors.UserError(f"{saved_model} cannot be loaded: {first}") from error
+        if hasattr(loaded, "class_names"):
+            raise errors.UserError(f"--encoder={encoder}: is a classifier, not an encoder")
         if not all(hasattr(loaded, name) for name in ("frames", "clip", "image_bytes")):
             raise errors.UserError(f"{saved_model} is a SavedModel, but none that export made")
         return loaded
