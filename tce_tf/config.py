@@ -119,26 +119,16 @@ class TrainConfig:
     eval_every: int = setting(0, "Steps between kNN scores; 0 means at the end only.")
 
     def __post_init__(self):
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            choices = field.metadata["choices"]
-            if choices:
-                check(value in choices, field.name, value, f"one of {', '.join(choices)}")
-        for name in ("batch_size", "epochs", "num_negatives", "image_size", "embedding_width",
-                     "log_every", "keep"):  # fmt: skip
-            check(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _check_ranges(
+            self,
+            at_least_1=("batch_size", "epochs", "num_negatives", "embedding_width", "log_every",
+                        "keep"),
+            at_least_0=("steps", "checkpoint_every", "eval_every", "seed", "warmup_epochs",
+                        "rotation_weight", "weight_decay", "mining_rate"),
+            above_0=("temperature", "learning_rate", "decay_factor"),
+            fractions=("max_hard_fraction", "z_momentum", "max_bad_fraction"),
+        )  # fmt: skip
         check(self.image_size >= 32, "image_size", self.image_size, "at least 32")
-        for name in ("steps", "checkpoint_every", "eval_every", "seed", "warmup_epochs",
-                     "rotation_weight", "weight_decay", "mining_rate"):  # fmt: skip
-            check(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
-        check(self.seed < 2**63, "seed", self.seed, "below 2^63")
-        for name in ("temperature", "learning_rate", "decay_factor"):
-            check(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("max_hard_fraction", "z_momentum", "max_bad_fraction"):
-            check(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
-        check(0 <= self.momentum < 1, "momentum", self.momentum, "from 0 to below 1")
-        check(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs,
-              f"below --epochs={self.epochs}")  # fmt: skip
         check(self.mining_low <= self.mining_high, "mining_low", self.mining_low,
               f"at most --mining_high={self.mining_high}")  # fmt: skip
         check(bool(self.eval_train) == bool(self.eval_test), "eval_test", self.eval_test,
@@ -158,6 +148,118 @@ class TrainConfig:
         ascending = all(a < b for a, b in zip([0, *epochs], epochs, strict=False))
         check(ascending, "decay_epochs", self.decay_epochs, "ascending epochs from 1, as in 25,40")
         return epochs
+
+
+def _as_in_training(name: str, default=None):
+    """A field that means what it means in `TrainConfig`, perhaps with another default."""
+    field = TrainConfig.__dataclass_fields__[name]
+    value = field.default if default is None else default
+    return dataclasses.field(default=value, metadata=field.metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneConfig:
+    """Settings of a fine-tuning run; the defaults are the paper's (UCF101).
+
+    Raises (on construction):
+      errors.FlagError: a value out of range.
+    """
+
+    train: str = setting("", "Labelled shard folders to learn from, comma-separated.")
+    test: str = setting("", "Labelled shard folders to score, comma-separated.")
+    workdir: str = _as_in_training("workdir")
+    encoder: str = setting(
+        "",
+        "What to start from: SavedModel folder with or without its version, training workdir, .pth "
+        "file, or none = scratch.",
+    )
+    backbone: str = setting("resnet18", "Backbone of --encoder=none.", BACKBONES)
+    input_mode: str = setting(
+        "rgb",
+        "rgb: single frames. stack_of_differences: 5 differences of 6 consecutive ones; the first "
+        "convolution of an rgb encoder is inflated by its mean.",
+        ("rgb", "stack_of_differences"),
+    )
+    image_size: int = setting(0, "Side of the images in pixels; 0 is the encoder's, or 224.")
+    resize_mode: str = setting(
+        "auto",
+        "crop: the central square of side 224/256 of the short side. squash: the whole frame. auto: "
+        "as the encoder was trained.",
+        ("auto", "crop", "squash"),
+    )
+    num_segments: int = setting(
+        3, "Equal parts of a video that give a frame (or stack) each; their logits are summed."
+    )
+    test_frames: int = setting(
+        19, "Evenly spaced frames (or stacks) of a test video whose logits are summed."
+    )
+    freeze_backbone: bool = setting(False, "Learn the linear layer alone (linear probe).")
+    dropout: float = setting(0.0, "Share of the features dropped in training.")
+    augment: bool = setting(
+        False, "Random crop, flip and colour jitter in training, all frames of a video alike."
+    )
+    batch_size: int = setting(100, "Global batch size in videos, over all replicas.")
+    epochs: int = setting(900, "Passes over the training videos.")
+    steps: int = _as_in_training("steps")
+    optimizer: str = _as_in_training("optimizer")
+    learning_rate: float = _as_in_training("learning_rate", 0.05)
+    warmup_epochs: int = _as_in_training("warmup_epochs")
+    schedule: str = _as_in_training("schedule")
+    decay_epochs: str = _as_in_training("decay_epochs", "375")
+    decay_factor: float = _as_in_training("decay_factor")
+    momentum: float = _as_in_training("momentum")
+    weight_decay: float = _as_in_training("weight_decay", 0.0)
+    strategy: str = _as_in_training("strategy")
+    sync_batch_norm: bool = _as_in_training("sync_batch_norm")
+    precision: str = _as_in_training("precision")
+    jit: str = _as_in_training("jit")
+    deterministic: str = _as_in_training("deterministic")
+    seed: int = _as_in_training("seed")
+    log_every: int = _as_in_training("log_every")
+    checkpoint_every: int = _as_in_training("checkpoint_every")
+    keep: int = _as_in_training("keep")
+    max_bad_fraction: float = _as_in_training("max_bad_fraction")
+    eval_every: int = setting(
+        0,
+        "Steps between scores on the test videos, by which the best checkpoint is chosen; 0 means at "
+        "the end only.",
+    )
+    export_dir: str = setting("", "Export the classifier here (under a new version) at the end.")
+
+    def __post_init__(self):
+        _check_ranges(
+            self,
+            at_least_1=("batch_size", "epochs", "num_segments", "test_frames", "log_every", "keep"),
+            at_least_0=("steps", "checkpoint_every", "eval_every", "seed", "warmup_epochs",
+                        "weight_decay"),
+            above_0=("learning_rate", "decay_factor"),
+            fractions=("max_bad_fraction",),
+        )  # fmt: skip
+        check(self.image_size == 0 or self.image_size >= 32, "image_size", self.image_size,
+              "at least 32, or 0")  # fmt: skip
+        check(0 <= self.dropout < 1, "dropout", self.dropout, "from 0 to below 1")
+
+    decay_epoch_list = TrainConfig.decay_epoch_list
+
+
+def _check_ranges(config, *, at_least_1, at_least_0, above_0, fractions) -> None:
+    """The checks that the settings of all runs share."""
+    for field in dataclasses.fields(config):
+        value, choices = getattr(config, field.name), field.metadata["choices"]
+        if choices:
+            check(value in choices, field.name, value, f"one of {', '.join(choices)}")
+    for names, fits, wanted in (
+        (at_least_1, lambda value: value >= 1, "at least 1"),
+        (at_least_0, lambda value: value >= 0, "0 or more"),
+        (above_0, lambda value: value > 0, "above 0"),
+        (fractions, lambda value: 0 <= value <= 1, "from 0 to 1"),
+    ):
+        for name in names:
+            check(fits(getattr(config, name)), name, getattr(config, name), wanted)
+    check(config.seed < 2**63, "seed", config.seed, "below 2^63")
+    check(0 <= config.momentum < 1, "momentum", config.momentum, "from 0 to below 1")
+    check(config.warmup_epochs < config.epochs, "warmup_epochs", config.warmup_epochs,
+          f"below --epochs={config.epochs}")  # fmt: skip
 
 
 def split_paths(paths: str) -> list[str]:

@@ -13,7 +13,6 @@ import tensorflow as tf
 from absl import logging
 
 import tce_tf
-from tce_tf import config as config_lib
 from tce_tf import errors
 from tce_tf.data import storage
 
@@ -22,6 +21,9 @@ FREE_SETTINGS = frozenset(
     "workdir steps log_every checkpoint_every keep max_bad_fraction strategy jit deterministic "
     "export_dir eval_train eval_test eval_every".split()
 )
+
+# Compared by their manifests: where shards lie may change.
+_DATA_SETTINGS = frozenset({"data", "train", "test"})
 
 
 def versions() -> dict[str, str]:
@@ -44,8 +46,13 @@ def data_manifests(folders: Sequence[str]) -> list[dict[str, str]]:
     return found
 
 
-def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[str]) -> None:
+def save_config(workdir: str, config, folders: Sequence[str]) -> None:
     """Writes `config.json` and `flags.txt`, or compares them with those of the run to resume.
+
+    Args:
+      workdir: the run's folder.
+      config: `config.TrainConfig` or `config.FinetuneConfig`.
+      folders: its shards.
 
     Raises:
       errors.UserError: the workdir holds a run with settings or data that change its numbers, or
@@ -61,15 +68,19 @@ def save_config(workdir: str, config: config_lib.TrainConfig, folders: Sequence[
                 f"{workdir} holds weights converted from {before['conversion']['checkpoint']}, "
                 "without the optimizer and memory bank of a run: train in another --workdir"
             )
+        if ("train" in before["settings"]) != ("train" in settings):
+            raise errors.UserError(
+                f"{workdir} holds a run of another command: take another --workdir"
+            )
         # A setting that did not exist yet: its default is what was done before there was a choice.
-        then = dataclasses.asdict(config_lib.TrainConfig()) | before["settings"]
+        then = dataclasses.asdict(type(config)()) | before["settings"]
         changed = [
             f"--{name}: {then[name]!r} then, {value!r} now"
             for name, value in settings.items()
-            if name not in FREE_SETTINGS and name != "data" and then[name] != value
+            if name not in FREE_SETTINGS | _DATA_SETTINGS and then[name] != value
         ]
         if [m["manifest"] for m in before["data"]] != [m["manifest"] for m in manifests]:
-            changed.append(f"--data: the shards in {config.data} are others than the run's")
+            changed.append(f"the shards in {', '.join(folders)} are others than the run's")
         if changed:
             raise errors.UserError(
                 f"{workdir} holds a run with other settings ({'; '.join(changed)}): "

@@ -89,7 +89,7 @@ def test_data_may_move_but_not_change_or_swap(workdir, shards, tmp_path):
     moved = [str(tmp_path / "moved"), shards[1]]
     provenance.save_config(workdir, dataclasses.replace(settings(), data="moved,b"), moved)
     for others in (moved[::-1], moved[:1]):  # bank rows follow the order of the folders
-        with pytest.raises(errors.UserError, match="--data: the shards in a,b are others"):
+        with pytest.raises(errors.UserError, match="the shards in a,b are others"):
             provenance.save_config(workdir, settings(), others)
     (tmp_path / "b" / "manifest.json").write_text("{}")
     with pytest.raises(errors.UserError, match="--data"):
