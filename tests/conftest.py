@@ -1,4 +1,4 @@
-"""What do all tests share? Two logical CPU devices, no GPU, small shards, the `slow` marker."""
+"""What do all tests share? Devices, small shards, the markers `slow` and `gpu`."""
 
 import os
 import sys
@@ -11,21 +11,33 @@ import tensorflow as tf
 # For helper modules beside the tests (golden_recipe).
 sys.path.insert(0, os.path.dirname(__file__))
 
-tf.config.set_visible_devices([], "GPU")
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
-)
-
 
 def pytest_addoption(parser):
     parser.addoption("--runslow", action="store_true", help="run tests marked slow as well")
+    parser.addoption("--gpu", action="store_true", help="run the tests marked gpu, and only those")
+
+
+def pytest_configure(config):
+    if not config.getoption("--gpu"):
+        # Before CUDA is asked for devices; holds for the commands that tests start, too.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        tf.config.set_visible_devices([], "GPU")
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--runslow"):
-        return
+    with_gpu = config.getoption("--gpu")
     for item in items:
-        if "slow" in item.keywords:
+        if "gpu" in item.keywords:
+            if not with_gpu:
+                item.add_marker(pytest.mark.skip(reason="GPUs are hidden: run by pytest --gpu"))
+            elif not tf.config.list_physical_devices("GPU"):
+                item.add_marker(pytest.mark.skip(reason="TensorFlow sees no GPU here"))
+        elif with_gpu:
+            item.add_marker(pytest.mark.skip(reason="not marked gpu: run by pytest without --gpu"))
+        if "slow" in item.keywords and not config.getoption("--runslow"):
             item.add_marker(pytest.mark.skip(reason="slow: run by make test-all"))
 
 
