@@ -201,6 +201,11 @@ def test_a_bad_sample_is_replaced_whole_and_named(kind, caplog):
         batch = inputs.load_step(0)
     assert f"frame 1 of video video{bad_video:03d}" in caplog.text
     assert (inputs.count.num_bad_samples, inputs.count.num_samples) == (1, 6)
+    for step in range(1, 9):  # other epochs meet the same frame again
+        inputs.load_step(step)
+    assert inputs.count.num_bad_samples > 2
+    named = [r.getMessage() for r in caplog.records if "unreadable" in r.getMessage()]
+    assert len(named) == len(set(named)) < inputs.count.num_bad_samples
     for name in clean:
         expected = clean[name].copy()
         expected[2] = expected[3]

@@ -1,0 +1,60 @@
+"""Is every setting out of range refused by its name, with exit code 2, before anything is touched?"""
+
+import dataclasses
+
+import pytest
+
+from tce_tf import command, config, errors, train
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("seed", 2**63, "below 2\\^63"),
+        ("seed", -1, "0 or more"),
+        ("batch_size", 0, "at least 1"),
+        ("keep", 0, "at least 1"),
+        ("image_size", 31, "at least 32"),
+        ("temperature", 0.0, "above 0"),
+        ("momentum", 1.0, "from 0 to below 1"),
+        ("max_bad_fraction", 1.1, "from 0 to 1"),
+        ("warmup_epochs", 50, "below --epochs=50"),
+        ("mining_low", 2.0, "at most --mining_high=1"),
+        ("deterministic", "maybe", "one of auto, on, off"),
+        ("eval_test", "shards", "given together with --eval_train"),
+    ],
+)
+def test_a_value_out_of_range_is_named(name, value, wanted):
+    with pytest.raises(errors.FlagError, match=f"^--{name}={value}: must be {wanted}"):
+        config.TrainConfig(**{name: value})
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])
+def test_a_seed_beyond_64_bits_is_one_line_and_exit_2(seed, capsys):
+    with pytest.raises(SystemExit) as end:
+        command.run(train.main, train.define_flags, ["--data=d", "--workdir=w", f"--seed={seed}"])
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and f"{seed}" in line
+
+
+def test_the_largest_seed_is_taken():
+    assert config.TrainConfig(seed=2**63 - 1).seed == 2**63 - 1
+
+
+def test_each_setting_becomes_a_flag_of_its_type_with_help():
+    values = command.parse(train.define_flags, [])
+    for field in dataclasses.fields(config.TrainConfig):
+        assert type(values[field.name].value) is type(field.default)
+        assert len(values[field.name].help) > 10, field.name
+
+
+@pytest.mark.parametrize("text", ["0", "3,3", "5,4", "x", "1,,x", "-1"])
+def test_decay_epochs_must_ascend(text):
+    with pytest.raises(errors.FlagError, match=f"--decay_epochs={text}"):
+        _ = config.TrainConfig(decay_epochs=text).decay_epoch_list
+
+
+def test_decay_epochs_as_numbers():
+    assert config.TrainConfig(decay_epochs="25, 40").decay_epoch_list == [25, 40]
+    assert config.TrainConfig(decay_epochs="").decay_epoch_list == []
