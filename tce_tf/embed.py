@@ -11,6 +11,7 @@ import sys
 from absl import flags
 
 from tce_tf import command, errors, evaluate
+from tce_tf.data import remote
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -34,6 +35,7 @@ def main(values: flags.FlagValues) -> None:
         raise errors.FlagError("--input and --output are needed")
     if not values.output.endswith(".npz"):
         raise errors.FlagError(f"--output={values.output}: must end in .npz")
+    remote.require_local(values.output, "output", "a file")
     encoder = evaluate.load_encoder(values)
 
     from tce_tf.evaluation import embedding

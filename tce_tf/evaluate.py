@@ -12,6 +12,7 @@ import os
 from absl import flags, logging
 
 from tce_tf import command, config, errors
+from tce_tf.data import remote
 
 PROTOCOLS = ("knn",)
 
@@ -78,6 +79,7 @@ def main(values: flags.FlagValues) -> None:
     """Prints the scores, and writes them as JSON when asked."""
     if not values.train or not values.test:
         raise errors.FlagError("--train and --test are needed: labelled shard folders")
+    remote.require_local(values.output, "output", "a file")
     encoder = load_encoder(values)
 
     from tce_tf.data import shard_reader

@@ -3,8 +3,6 @@
 python -m tce_tf.export --workdir=runs/a --output=exported/a
 """
 
-import os
-
 from absl import flags
 
 from tce_tf import command, errors
@@ -41,11 +39,12 @@ def main(values: flags.FlagValues) -> None:
     if not workdir or not values.output:
         raise errors.FlagError("--output and one of --workdir, --checkpoint are needed")
 
+    from tce_tf.data import storage
     from tce_tf.serving import export, loader
 
     if loader.find_saved_model(workdir):
         raise errors.UserError(f"--workdir={workdir} is an export already: give a training workdir")
-    if not os.path.exists(os.path.join(workdir, "config.json")):
+    if not storage.exists(storage.join(workdir, "config.json")):
         raise errors.UserError(
             f"--workdir={workdir}: not a training workdir (no config.json there)"
         )

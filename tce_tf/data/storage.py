@@ -8,8 +8,10 @@ is complete, so what several files make up is committed by the one written last.
 import concurrent.futures
 import contextlib
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from tce_tf import errors
@@ -18,6 +20,7 @@ from tce_tf.data.remote import as_os_errors, gfile, is_remote
 # Requests to an object store in flight at once: each waits some 10-50 ms. The S3 client has 25
 # connections.
 REMOTE_THREADS = 24
+_UPLOAD_SECONDS = 30.0
 
 
 def join(folder: str, name: str) -> str:
@@ -63,6 +66,22 @@ def size(path: str) -> int | None:
                 return gfile(path).stat(path).length if is_remote(path) else os.stat(path).st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder of that name; in a store a folder is what holds an object."""
+    with _reported("read", path):
+        return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def names(folder: str) -> list[str]:
+    """Names of files and folders in a folder, sorted; none where there is no such folder."""
+    with _reported("read folder", folder):
+        if not is_remote(folder):
+            return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        if not gfile(folder).isdir(folder):
+            return []
+        return sorted(name.rstrip("/") for name in gfile(folder).listdir(folder))
 
 
 def sizes(folder: str) -> dict[str, int]:
@@ -181,3 +200,77 @@ def remove(folder: str, prefix: str) -> None:
         for name in os.listdir(folder):
             if name.startswith(prefix):
                 os.unlink(os.path.join(folder, name))
+
+
+def publish_folder(temporary: str, folder: str, last: str) -> None:
+    """Moves a finished local folder to its final place, whole or not at all.
+
+    Args:
+      temporary: local folder; gone afterwards.
+      folder: its final name, new; local (same file system) or remote.
+      last: the file without which readers take the folder for nothing: the last to be uploaded.
+
+    Raises:
+      errors.UserError: it cannot be written.
+    """
+    with _reported("write", folder):
+        if not is_remote(folder):
+            os.chmod(temporary, 0o755)  # mkdtemp's folders are private
+            os.rename(temporary, folder)
+            return
+        found = [
+            os.path.relpath(os.path.join(root, name), temporary)
+            for root, _, files in os.walk(temporary)
+            for name in files
+        ]
+        for name in sorted(found, key=lambda name: (name == last, name)):
+            publish(os.path.join(temporary, name), join(folder, name))
+        shutil.rmtree(temporary)
+
+
+class Appender:
+    """A text file that grows by lines and is readable at any time.
+
+    A store cannot append: there the file is written anew, every half minute and when synced.
+    """
+
+    def __init__(self, path: str, *, clock: Callable[[], float] = time.monotonic):
+        """Opens a file, new or not, at its end.
+
+        Args:
+          path: local or remote.
+          clock: seconds; tests pass their own.
+        """
+        self._path, self._clock = path, clock
+        self._file = None
+        with _reported("write", path):
+            if is_remote(path):
+                self._text = b"" if size(path) is None else read_bytes(path)
+                self._written, self._last = len(self._text), clock()
+            else:
+                self._file = open(path, "ab")
+
+    def write(self, text: str) -> None:
+        """Adds text."""
+        if self._file is not None:
+            with _reported("write", self._path):
+                self._file.write(text.encode())
+                self._file.flush()
+            return
+        self._text += text.encode()
+        if self._clock() - self._last >= _UPLOAD_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        """Returns when all that was written is safe: on the disk, or in the store."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        elif self._written < len(self._text):
+            write_atomic(self._path, self._text)
+            self._written, self._last = len(self._text), self._clock()
+
+    def close(self) -> None:
+        """Syncs and closes."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()

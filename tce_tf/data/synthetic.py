@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.data import synthetic_scenes
+from tce_tf.data import remote, synthetic_scenes
 
 FPS = 25
 CLIPS_PER_GROUP = 2
@@ -135,6 +135,7 @@ def make_clips(
       errors.UserError: a number out of range, or a folder that holds something else or cannot be
         written.
     """
+    remote.require_local(str(output), "output", "a folder")
     _check(num_videos, "num_videos", 1)
     _check(seed, "seed", 0)
     _check(num_classes, "num_classes", 2, len(CLASS_NAMES))

@@ -8,7 +8,8 @@ import numpy as np
 import tqdm
 
 from tce_tf import errors
-from tce_tf.data import decoding, layouts, pictures, shard_reader, video
+from tce_tf.data import decoding, layouts, pictures, shard_reader, storage, video
+from tce_tf.data import manifest as manifests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ def open_footage(path: str) -> Iterator[Footage]:
     Raises:
       errors.UserError: nothing there, or a shard folder that cannot be used.
     """
-    if os.path.isfile(os.path.join(path, "manifest.json")):
+    if storage.size(storage.join(path, manifests.FILE_NAME)) is not None:
         yield from _from_shards(shard_reader.ShardReader([path]))
         return
     if os.path.isfile(path) and not path.endswith(".csv"):

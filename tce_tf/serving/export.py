@@ -9,8 +9,10 @@ import tempfile
 import tensorflow as tf
 
 from tce_tf import errors
+from tce_tf.data import remote, storage
 from tce_tf.serving import encoder_module
 
+SAVED_MODEL = "saved_model.pb"
 CONFIG_ASSET = os.path.join("assets.extra", "tce_config.json")
 # They run Python code of this process, which a server does not have; the SavedModel writer lets
 # them pass, unlike operations of add-on libraries.
@@ -22,8 +24,8 @@ def export_encoder(
 ) -> str:
     """Writes `output/<version>/` and returns its path.
 
-    Written under a temporary name and renamed, so that a server which watches the folder never
-    sees half an export.
+    Written under a temporary name and renamed, or uploaded with `saved_model.pb` last, so that a
+    server which watches the folder never loads half an export.
 
     Args:
       module: the encoder.
@@ -33,14 +35,11 @@ def export_encoder(
     Raises:
       errors.UserError: the version exists already, or the folder cannot be written.
     """
-    try:
-        os.makedirs(output, exist_ok=True)
-    except OSError as error:
-        raise errors.UserError(f"cannot make the folder {output}: {error.strerror}") from error
+    storage.make_folder(output)
     if version is None:
         version = max(versions(output), default=0) + 1
-    target = os.path.join(output, str(version))
-    if os.path.exists(target):
+    target = storage.join(output, str(version))
+    if storage.exists(target):
         raise errors.UserError(f"{target} exists and is not overwritten: choose another --version")
     size = module.config.image_size
     for training in (False, True):  # traced now, or the loaded module could not be called
@@ -48,7 +47,8 @@ def export_encoder(
             tf.TensorSpec((None, *module.image_shape), tf.float32, name="images"), training=training
         )
     try:
-        temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=output)
+        beside = None if remote.is_remote(output) else output
+        temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=beside)
     except OSError as error:
         raise errors.UserError(f"cannot write to {output}: {error.strerror}") from error
     try:
@@ -69,8 +69,7 @@ def export_encoder(
         with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
             content = dataclasses.asdict(module.config) | {"variables": module.variable_names}
             json.dump(content, file, indent=2)
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are private
-        os.rename(temporary, target)
+        storage.publish_folder(temporary, target, last=SAVED_MODEL)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -78,8 +77,8 @@ def export_encoder(
 
 
 def versions(output: str) -> list[int]:
-    """The version numbers in a model's folder."""
-    return [int(name) for name in os.listdir(output) if name.isdecimal()]
+    """The version numbers in a model's folder; none where there is no such folder."""
+    return [int(name) for name in storage.names(output) if name.isdecimal()]
 
 
 def operations(path: str) -> set[str]:
@@ -87,7 +86,7 @@ def operations(path: str) -> set[str]:
     from tensorflow.core.protobuf import saved_model_pb2
 
     saved = saved_model_pb2.SavedModel()
-    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+    with open(os.path.join(path, SAVED_MODEL), "rb") as file:
         saved.ParseFromString(file.read())
     found = set()
     for meta_graph in saved.meta_graphs:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import errors
+from tce_tf.data import storage
 from tce_tf.modeling import checkpoint_files, resnet, torch_file
 from tce_tf.serving import encoder_module, export, torch_network
 
@@ -54,7 +55,7 @@ def load_encoder(
         if not all(hasattr(loaded, name) for name in ("frames", "clip", "image_bytes")):
             raise errors.UserError(f"{saved_model} is a SavedModel, but none that export made")
         return loaded
-    if os.path.exists(os.path.join(encoder, "config.json")):
+    if storage.exists(storage.join(encoder, "config.json")):
         return _from_workdir(encoder, checkpoint)
     if os.path.isfile(encoder):
         network = read_torch(encoder, fallback or encoder_module.EncoderConfig())
@@ -87,27 +88,25 @@ def read_torch(path: str, fallback: encoder_module.EncoderConfig) -> torch_netwo
 
 
 def find_saved_model(path: str) -> str | None:
-    """The SavedModel in a folder or in its highest version; None where there is none."""
-    if os.path.exists(os.path.join(path, "saved_model.pb")):
+    """The SavedModel in a folder or in its highest complete version; None where there is none."""
+    if storage.exists(storage.join(path, export.SAVED_MODEL)):
         return path
-    if os.path.isdir(path) and export.versions(path):
-        return find_saved_model(os.path.join(path, str(max(export.versions(path)))))
+    for version in sorted(export.versions(path), reverse=True):
+        if storage.exists(storage.join(path, f"{version}/{export.SAVED_MODEL}")):
+            return storage.join(path, str(version))
     return None
 
 
 def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     """The config of an exported encoder or a workdir; None for a SavedModel of others."""
     saved_model = find_saved_model(encoder)
-    path = os.path.join(saved_model, export.CONFIG_ASSET) if saved_model else None
-    if path and os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            settings = json.load(file)
-        return encoder_module.EncoderConfig(**_known(settings))
-    path = os.path.join(encoder, "config.json")
-    if saved_model is None and os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            # A training run has no input mode: it takes single frames.
-            settings = {"input_mode": "rgb"} | json.load(file)["settings"]
+    path = storage.join(saved_model, export.CONFIG_ASSET) if saved_model else None
+    if path and storage.exists(path):
+        return encoder_module.EncoderConfig(**_known(json.loads(storage.read_bytes(path))))
+    path = storage.join(encoder, "config.json")
+    if saved_model is None and storage.exists(path):
+        # A training run has no input mode: it takes single frames.
+        settings = {"input_mode": "rgb"} | json.loads(storage.read_bytes(path))["settings"]
         return encoder_module.EncoderConfig(**_known(settings))
     return None
 

@@ -26,7 +26,7 @@ class MetricsLog:
     def __init__(self, workdir: str, *, start_step: int, total_steps: int):
         self._path = os.path.join(workdir, "metrics.jsonl")
         cut_back(self._path, start_step)
-        self._file = open(self._path, "a", encoding="utf-8")
+        self._file = storage.Appender(self._path)
         self._summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self._start_step, self._total_steps = start_step, total_steps
         self._started = time.monotonic()
@@ -40,7 +40,6 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the scalars of a step."""
         self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        self._file.flush()
         with self._summaries.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
@@ -65,7 +64,7 @@ class MetricsLog:
 
     def sync(self) -> None:
         """Sees the lines so far onto the disk: before the checkpoint that counts on them."""
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def close(self) -> None:
         """Flushes and closes everything."""

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 
@@ -41,8 +40,8 @@ def data_manifests(folders: Sequence[str]) -> list[dict[str, str]]:
     """Each shard folder with the SHA-256 of its manifest, which names every shard and video."""
     found = []
     for folder in folders:
-        with tf.io.gfile.GFile(os.path.join(folder, "manifest.json"), "rb") as file:
-            found.append({"folder": folder, "manifest": hashlib.sha256(file.read()).hexdigest()})
+        content = storage.read_bytes(storage.join(folder, "manifest.json"))
+        found.append({"folder": folder, "manifest": hashlib.sha256(content).hexdigest()})
     return found
 
 
@@ -58,10 +57,10 @@ def save_config(workdir: str, config, folders: Sequence[str]) -> None:
       errors.UserError: the workdir holds a run with settings or data that change its numbers, or
         converted weights, which are no run.
     """
-    path = os.path.join(workdir, "config.json")
+    path = storage.join(workdir, "config.json")
     settings = dataclasses.asdict(config)
     manifests = data_manifests(folders)
-    if os.path.exists(path):
+    if storage.size(path) is not None:
         before = read_config(workdir)
         if before["conversion"]:
             raise errors.UserError(
@@ -102,7 +101,7 @@ def save_config(workdir: str, config, folders: Sequence[str]) -> None:
         f"--{name}={value}" if not isinstance(value, bool) else f"--{'' if value else 'no'}{name}"
         for name, value in settings.items()
     ]
-    storage.write_atomic(os.path.join(workdir, "flags.txt"), ("\n".join(flags) + "\n").encode())
+    storage.write_atomic(storage.join(workdir, "flags.txt"), ("\n".join(flags) + "\n").encode())
 
 
 def save_conversion(workdir: str, settings: Mapping, conversion: Mapping) -> None:
@@ -120,7 +119,7 @@ def save_conversion(workdir: str, settings: Mapping, conversion: Mapping) -> Non
         "conversion": dict(conversion),
     }
     text = json.dumps(content, indent=2) + "\n"
-    storage.write_atomic(os.path.join(workdir, "config.json"), text.encode())
+    storage.write_atomic(storage.join(workdir, "config.json"), text.encode())
 
 
 def read_config(workdir: str) -> dict:
@@ -131,13 +130,12 @@ def read_config(workdir: str) -> dict:
     Raises:
       errors.UserError: not a workdir, or a damaged file.
     """
-    path = os.path.join(workdir, "config.json")
+    path = storage.join(workdir, "config.json")
+    if storage.size(path) is None:
+        raise errors.UserError(f"{path}: No such file: not a training workdir")
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(storage.read_bytes(path))
         found = {key: content[key] for key in ("settings", "versions", "data")}
         return found | {"conversion": content.get("conversion")}
-    except OSError as error:
-        raise errors.UserError(f"{path}: {error.strerror}: not a training workdir") from error
     except (ValueError, KeyError, TypeError) as error:
         raise errors.UserError(f"{path}: not a config written by train ({error})") from error

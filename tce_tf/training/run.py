@@ -7,7 +7,7 @@ from absl import logging
 
 from tce_tf import config as config_lib
 from tce_tf import errors
-from tce_tf.data import pipeline, shard_reader
+from tce_tf.data import pipeline, shard_reader, storage
 from tce_tf.evaluation import video_features
 from tce_tf.serving import export
 from tce_tf.training import (
@@ -100,11 +100,9 @@ def _check_outputs(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardRe
         path = getattr(config, name)
         try:
             if path:
-                os.makedirs(path, exist_ok=True)
-        except OSError as error:
-            raise errors.UserError(
-                f"--{name}={path}: cannot make this folder: {error.strerror}"
-            ) from error
+                storage.make_folder(path)
+        except errors.UserError as error:
+            raise errors.UserError(f"--{name}={path}: {error}") from error
     if not config.eval_train:
         return ()
     readers = tuple(

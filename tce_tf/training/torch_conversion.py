@@ -15,6 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import compat, errors
+from tce_tf.data import remote
 from tce_tf.modeling import checkpoint_files, torch_names
 from tce_tf.serving import encoder_module, export, loader, torch_network
 from tce_tf.training import checkpoints, provenance
@@ -48,6 +49,7 @@ def convert(
       errors.UserError: keys that are unknown, missing or of another shape, a backbone that the
         keys contradict, or a workdir that is in use.
     """
+    remote.require_local(workdir, "workdir", "a folder")
     if workdir and os.path.exists(workdir) and not _is_empty_folder(workdir):
         raise errors.UserError(f"--workdir={workdir} exists and is not empty: take another")
     network, weights, left = torch_network.read_network(

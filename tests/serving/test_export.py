@@ -145,7 +145,7 @@ def test_files(module, path, monkeypatch):
     with pytest.raises(errors.UserError, match="is not overwritten"):
         export.export_encoder(module, parent, version=1)
     assert loader.find_saved_model(parent) == path
-    with pytest.raises(errors.UserError, match="cannot make the folder .*saved_model.pb"):
+    with pytest.raises(errors.UserError, match="cannot make folder .*saved_model.pb"):
         export.export_encoder(module, f"{path}/saved_model.pb")
     # Not by its mode: tests may run as root.
     monkeypatch.setattr(export.tempfile, "mkdtemp", lambda **_: os.mkdir(path))
