@@ -9,17 +9,19 @@ libjpeg-turbo (simplejpeg) with 4:2:0 chroma: the same bytes for the same pictur
 import dataclasses
 import os
 import struct
+import threading
 import warnings
 
 import av
 import numpy as np
 import simplejpeg
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image, ImageOps
 
 MAX_SOURCE_PIXELS = 2**26  # 8192 x 8192: what a header may claim before any memory is taken
 MAX_JPEG_SIDE = 65_500  # libjpeg's own limit
 
+_local = threading.local()
 _INTERPOLATION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 # JPEG markers that start a frame header; C4, C8 and CC in this range are tables, not frames.
@@ -86,16 +88,24 @@ def check_pixels(height: int, width: int) -> None:
         )
 
 
-def to_rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
-    """A decoded frame as uint8 [height, width, 3] RGB in [0, 255]; any pixel format and depth."""
-    resized = frame.reformat(
+def reformat(frame: av.VideoFrame, height: int, width: int, pixel_format: str) -> av.VideoFrame:
+    """A decoded frame at another size and in another pixel format of libav's."""
+    if not hasattr(_local, "reformatter"):
+        # Kept: setting one up for each frame costs as much as a tenth of the work.
+        _local.reformatter = VideoReformatter()
+    return _local.reformatter.reformat(
+        frame,
         width=width,
         height=height,
-        format="rgb24",
+        format=pixel_format,
         interpolation=_INTERPOLATION,
         threads=1,  # videos are decoded in parallel already; and the same bytes on every machine
     )
-    return resized.to_ndarray()
+
+
+def to_rgb(frame: av.VideoFrame, height: int, width: int) -> np.ndarray:
+    """A decoded frame as uint8 [height, width, 3] RGB in [0, 255]; any pixel format and depth."""
+    return reformat(frame, height, width, "rgb24").to_ndarray()
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import av
 import numpy as np
 
-from tce_tf.data import pictures, video_source
+from tce_tf.data import frame_jpeg, pictures, video_source
 from tce_tf.data.pictures import Sizing, VideoError
 from tce_tf.data.video_source import Source
 
@@ -157,7 +157,11 @@ def encode_clip(
                 source.damaged(str(error))
                 continue
         else:
-            jpeg = pictures.encode_jpeg(_to_image(frame, target, rotation), options.jpeg_quality)
+            jpeg = (
+                pictures.encode_jpeg(_to_image(frame, target, rotation), options.jpeg_quality)
+                if rotation
+                else frame_jpeg.encode_frame(frame, *target, options.jpeg_quality)
+            )
         total += len(jpeg)
         if total > options.max_bytes:
             raise VideoError(
