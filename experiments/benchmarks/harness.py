@@ -154,8 +154,14 @@ def _report_usage(sender, function, args) -> None:
     before, started = _cpu_seconds(), time.perf_counter()
     value = function(*args)
     wall, cpu = time.perf_counter() - started, _cpu_seconds() - before
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    sender.send(Usage(value, wall, cpu, peak))
+    sender.send(Usage(value, wall, cpu, _peak_bytes()))
+
+
+def _peak_bytes() -> int:
+    # Not ru_maxrss: that of a process begins with the memory of the one that started it.
+    with open("/proc/self/status", encoding="ascii") as file:
+        line = next(line for line in file if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def _cpu_seconds() -> float:
