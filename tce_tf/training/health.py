@@ -60,10 +60,10 @@ class Watch:
 
         Args:
           step: the step logged.
-          values: its `embedding_std`, and the `input_wait_fraction` of the steps since the last call;
-            that of the first call is not judged, the pipeline having to fill.
+          values: its `embedding_std`, if it has any, and the `input_wait_fraction` of the steps
+            since the last call; the first call's is not judged, the pipeline having to fill.
         """
-        if values["embedding_std"] < COLLAPSED_STD:
+        if values.get("embedding_std", 1) < COLLAPSED_STD:
             self._warn_once(
                 f"step {step}: embedding_std {values['embedding_std']:.1e}: all embeddings are nearly "
                 "the same (collapse); try a lower --learning_rate, --warmup_epochs, "

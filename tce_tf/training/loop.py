@@ -6,19 +6,18 @@ the checkpoint of that step, so the line is either there or written again.
 
 import signal
 import time
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.data import shard_reader
-from tce_tf.evaluation import video_features
 from tce_tf.training import (
     checkpoints,
     health,
     interruption,
     metrics_log,
-    setup,
     strategies,
 )
 
@@ -30,13 +29,15 @@ class Loop:
     """The steps of one process's run.
 
     Args:
-      config: `config.TrainConfig`.
+      config: `config.TrainConfig` or `config.FinetuneConfig`.
       strategy: the devices.
       model: compiled, built and restored.
-      schedule: its learning rate.
-      inputs: `pipeline.TrainingInput` of the whole batch.
       store: where checkpoints go.
-      monitor_readers: the shards of the kNN monitor, or none.
+      inputs: the batches of one process, as `pipeline.TrainingInput`.
+      make_input: (worker, number of workers) -> the batches of that worker.
+      images_per_step: through the network, for the rate.
+      describe: step -> what else is logged of it.
+      monitor: figures of the model as it is now; called every `eval_every` steps and at the end.
     """
 
     def __init__(
@@ -44,14 +45,18 @@ class Loop:
         config,
         strategy,
         model,
-        schedule,
-        inputs,
         store: checkpoints.Checkpoints,
-        monitor_readers: tuple[shard_reader.ShardReader, ...] = (),
+        *,
+        inputs,
+        make_input: Callable[[int, int], Any],
+        images_per_step: int,
+        describe: Callable[[int], dict[str, float]],
+        monitor: Callable[[], dict[str, float]] | None = None,
     ):
         self._config, self._strategy, self._model = config, strategy, model
-        self._schedule, self._inputs, self._store = schedule, inputs, store
-        self._monitor_readers = monitor_readers
+        self._store, self._inputs, self._make_input = store, inputs, make_input
+        self._images_per_step, self._describe = images_per_step, describe
+        self._monitor = monitor
         self._watch = health.Watch(model)
         _, jit_network = strategies.jit_settings(config.jit)
         # Under several replicas only the inner functions can be compiled (DESIGN section 9).
@@ -69,15 +74,13 @@ class Loop:
         self._watch.note(logs["loss"])
         return logs
 
-    def _batches(self, reader, start_step, last_step):
+    def _batches(self, start_step, last_step):
         replicas = self._strategy.num_replicas_in_sync
 
         def per_replica(context):
             inputs = self._inputs
             if context.num_input_pipelines > 1:  # each worker reads its slice of every batch
-                inputs = setup.make_input(
-                    self._config, reader, context.input_pipeline_id, context.num_input_pipelines
-                )
+                inputs = self._make_input(context.input_pipeline_id, context.num_input_pipelines)
             dataset = inputs.dataset(start_step=start_step, num_steps=last_step - start_step)
             if replicas == 1:
                 return dataset
@@ -85,7 +88,7 @@ class Loop:
 
         return iter(self._strategy.distribute_datasets_from_function(per_replica))
 
-    def run(self, reader, start_step: int, last_step: int) -> dict[str, float]:
+    def run(self, start_step: int, last_step: int) -> dict[str, float]:
         """Runs the steps from start_step to last_step; returns the last logged scalars.
 
         Raises:
@@ -97,14 +100,14 @@ class Loop:
         )
         try:
             with interruption.stop_request() as request:
-                return self._run(log, request, reader, start_step, last_step)
+                return self._run(log, request, start_step, last_step)
         finally:
             log.close()
 
-    def _run(self, log, request, reader, start_step, last_step):
+    def _run(self, log, request, start_step, last_step):
         config = self._config
         every = config.checkpoint_every or self._inputs.steps_per_epoch
-        batches = self._batches(reader, start_step, last_step)
+        batches = self._batches(start_step, last_step)
         window = _Window(start_step)
         values: dict[str, float] = {}
         for step in range(start_step + 1, last_step + 1):
@@ -114,7 +117,7 @@ class Loop:
             ends = step == last_step
             stops = request.number is not None and not ends
             saves = step % every == 0 or ends or stops
-            monitors = self._monitor_readers and (
+            monitors = self._monitor is not None and (
                 ends or config.eval_every and step % config.eval_every == 0
             )
             shows = step % config.log_every == 0 or ends or monitors
@@ -147,22 +150,15 @@ class Loop:
         return values
 
     def _values(self, step, logs, window) -> dict[str, float]:
-        images = self._config.batch_size * (3 if self._config.rotation_weight else 2)
-        return {name: float(value) for name, value in logs.items()} | {
-            "epoch": (step - 1) // self._inputs.steps_per_epoch,
-            "mining_threshold": float(self._model.mining_threshold(step - 1)),
-            "learning_rate": float(self._schedule.exact(step - 1)),
-            "frames_per_second": images * (step - window.step) / window.elapsed,
-            "input_wait_fraction": window.wait / window.elapsed,
-        }
-
-    def _monitor(self) -> dict[str, float]:
-        """kNN accuracy of the encoder as it is now."""
-        train_reader, test_reader = self._monitor_readers
-        scores = video_features.evaluate_knn(
-            setup.encoder_of(self._model, self._config), train=train_reader, test=test_reader
+        return (
+            {name: float(value) for name, value in logs.items()}
+            | {
+                "epoch": (step - 1) // self._inputs.steps_per_epoch,
+                "frames_per_second": self._images_per_step * (step - window.step) / window.elapsed,
+                "input_wait_fraction": window.wait / window.elapsed,
+            }
+            | self._describe(step)
         )
-        return {name: scores[name] for name in ("knn.top1", "knn.top5")}
 
 
 class _Window:

@@ -12,6 +12,12 @@ from absl import logging
 
 from tce_tf.data import storage
 
+# What a log line has room for.
+_SHOWN = {
+    "loss": ".4f", "nce_loss": ".4f", "rotation_accuracy": ".2f", "accuracy": ".2f",
+    "knn.top1": ".3f", "test.top1": ".3f",
+}  # fmt: skip
+
 
 class MetricsLog:
     """Writes one JSON object per logged step, the same scalars to TensorBoard, and progress.
@@ -53,11 +59,14 @@ class MetricsLog:
             )
             return
         seconds = (time.monotonic() - self._started) / max(step - self._start_step, 1)
+        figures = "  ".join(
+            f"{name.replace('_', ' ')} {values[name]:{form}}"
+            for name, form in _SHOWN.items()
+            if name in values
+        )
         logging.info(
-            "step %d/%d  loss %.4f  nce %.4f  rotation accuracy %.2f  %.0f frames/s  "
-            "input wait %.0f %%  %s left",
-            step, self._total_steps, values["loss"], values["nce_loss"],
-            values["rotation_accuracy"], values["frames_per_second"],
+            "step %d/%d  %s  %.0f frames/s  input wait %.0f %%  %s left",
+            step, self._total_steps, figures, values["frames_per_second"],
             100 * values["input_wait_fraction"],
             tqdm.tqdm.format_interval(seconds * (self._total_steps - step)),
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """How does a training run go, from settings to checkpoints and export?"""
 
 import dataclasses
+import functools
 import os
 
 from absl import logging
@@ -50,7 +51,7 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
     reader = shard_reader.ShardReader(folders)
     strategy = strategies.make_strategy(config.strategy)
     strategies.check_batch_size(config.batch_size, strategy)
-    monitor_readers = _check_outputs(config)
+    readers = _check_outputs(config)
     inputs = setup.make_input(config, reader)
     total_steps = inputs.steps_per_epoch * config.epochs
     last_step = min(config.steps or total_steps, total_steps)
@@ -77,9 +78,22 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
 
     metrics: dict[str, float] = {}
     if start_step < last_step:
-        steps = loop.Loop(config, strategy, model, schedule, inputs, store, monitor_readers)
+        steps = loop.Loop(
+            config,
+            strategy,
+            model,
+            store,
+            inputs=inputs,
+            make_input=functools.partial(setup.make_input, config, reader),
+            images_per_step=config.batch_size * (3 if config.rotation_weight else 2),
+            describe=lambda step: {
+                "mining_threshold": float(model.mining_threshold(step - 1)),
+                "learning_rate": float(schedule.exact(step - 1)),
+            },
+            monitor=functools.partial(_monitor, model, config, *readers) if readers else None,
+        )
         with pipeline.user_errors():
-            metrics = steps.run(reader, start_step, last_step)
+            metrics = steps.run(start_step, last_step)
     export_path = None
     if config.export_dir:
         export_path = export.export_encoder(setup.encoder_of(model, config), config.export_dir)
@@ -111,3 +125,11 @@ def _check_outputs(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardRe
     )
     video_features.check_labelled(*readers)
     return readers
+
+
+def _monitor(model, config, train_reader, test_reader) -> dict[str, float]:
+    """kNN accuracy of the encoder as it is now."""
+    scores = video_features.evaluate_knn(
+        setup.encoder_of(model, config), train=train_reader, test=test_reader
+    )
+    return {name: scores[name] for name in ("knn.top1", "knn.top5")}

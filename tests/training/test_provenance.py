@@ -89,11 +89,17 @@ def test_data_may_move_but_not_change_or_swap(workdir, shards, tmp_path):
     moved = [str(tmp_path / "moved"), shards[1]]
     provenance.save_config(workdir, dataclasses.replace(settings(), data="moved,b"), moved)
     for others in (moved[::-1], moved[:1]):  # bank rows follow the order of the folders
-        with pytest.raises(errors.UserError, match="the shards in a,b are others"):
+        with pytest.raises(errors.UserError, match="the shards in .* are others than the run"):
             provenance.save_config(workdir, settings(), others)
     (tmp_path / "b" / "manifest.json").write_text("{}")
-    with pytest.raises(errors.UserError, match="--data"):
+    with pytest.raises(errors.UserError, match="the shards in .*moved"):
         provenance.save_config(workdir, settings(), moved)
+
+
+def test_a_run_of_another_command_is_refused(workdir, shards):
+    provenance.save_config(workdir, settings(), shards)
+    with pytest.raises(errors.UserError, match="holds a run of another command"):
+        provenance.save_config(workdir, config.FinetuneConfig(), shards)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "\xff"])
