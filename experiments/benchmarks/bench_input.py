@@ -3,16 +3,18 @@
     python experiments/benchmarks/bench_input.py
 
 A sample is two frames decoded and three views made, 256 px stored, 224 px out, three images of float32
-in the end. Compared, in turns, with the usual chain in two processes: loose JPEG files, Pillow for
-decoding and every operation, one image at a time (crop, resize, flip, grey, the four colour jitters in
-random order, rotation, normalisation); and with decoding alone, by `tf.io.decode_jpeg` in a parallel
-map and by the decoder used here. CPU time is that of all threads and processes.
+as tensors in the end. Compared, in turns, with the usual chain in two processes: loose JPEG files,
+Pillow for decoding and every operation, one image at a time (crop, resize, flip, grey, the four colour
+jitters in random order, rotation, normalisation), batches handed over in shared memory; and with
+decoding alone, by `tf.io.decode_jpeg` in a parallel map and by the decoder used here. CPU time is that
+of all threads and processes.
 """
 
 import multiprocessing
 import os
 import tempfile
 import time
+from multiprocessing import shared_memory
 
 import harness  # isort: skip -- makes tce_tf importable
 import bench_shards
@@ -102,14 +104,59 @@ def _jitter(view: Image.Image, operation: int, rng: np.random.Generator) -> Imag
     return Image.merge("HSV", (shifted, saturation, value)).convert("RGB")
 
 
-def pil_batch(job: tuple[list[tuple[str, str]], int]) -> tuple[int, float]:
-    """One batch in a worker process: its size, and the CPU-seconds it took there."""
-    pairs, seed = job
+def pil_batch(job: tuple[list[tuple[str, str]], int, str]) -> tuple[int, float]:
+    """One batch in a worker process, into shared memory: its size, and its CPU-seconds there."""
+    pairs, seed, memory = job
     started = time.process_time()
     rng = np.random.default_rng(seed)
     samples = [pil_sample(pair, rng) for pair in pairs]
-    batch = np.stack([np.stack(views) for views in samples])
-    return len(batch), time.process_time() - started
+    block = shared_memory.SharedMemory(memory)
+    np.stack([np.stack(views) for views in samples], out=_batch_in(block, len(samples)))
+    block.close()
+    return len(samples), time.process_time() - started
+
+
+def _batch_in(block: shared_memory.SharedMemory, count: int) -> np.ndarray:
+    """The views of a batch in shared memory: float32 [count, 3, S, S, 3]."""
+    return np.ndarray((count, 3, IMAGE_SIZE, IMAGE_SIZE, 3), np.float32, block.buf)
+
+
+class Pillow:
+    """The usual chain: two worker processes, whose batches become tensors of this process."""
+
+    def __init__(self, root: str, pool, batch_size: int):
+        self._root, self._pool, self._seed = root, pool, 0
+        size = 4 * batch_size * 3 * IMAGE_SIZE * IMAGE_SIZE * 3
+        self._blocks = [shared_memory.SharedMemory(create=True, size=size) for _ in range(2)]
+        self.worker_cpu: list[float] = []
+
+    def run(self, num_batches: int) -> int:
+        """Makes batches, two at a time; returns the number of samples."""
+        import tensorflow as tf
+
+        total, cpu = 0, 0.0
+        for first in range(0, num_batches, 2):
+            jobs = [
+                (*job, block.name)
+                for job, block in zip(
+                    pil_jobs(self._root, min(2, num_batches - first), self._seed),
+                    self._blocks,
+                    strict=False,
+                )
+            ]
+            self._seed += 2
+            done = self._pool.map(pil_batch, jobs, chunksize=1)
+            for (count, seconds), block in zip(done, self._blocks, strict=False):
+                tf.constant(_batch_in(block, count))
+                total, cpu = total + count, cpu + seconds
+        self.worker_cpu.append(cpu)
+        return total
+
+    def close(self) -> None:
+        """Gives the shared memory back."""
+        for block in self._blocks:
+            block.close()
+            block.unlink()
 
 
 def pil_jobs(root: str, num_batches: int, seed: int) -> list:
@@ -164,20 +211,21 @@ def main() -> None:
         context = multiprocessing.get_context("spawn")
         with context.Pool(2) as pool:
             pipeline = Ours(root)
-            counts, pil_cpu, seeds = {}, [], iter(range(0, 10**9, 10**4))
+            pillow = Pillow(root, pool, min(BATCH, num_videos))
+            counts = {}
 
             def run_ours():
                 counts["ours"] = pipeline.run(num_batches)
 
             def run_pil():
-                done = pool.map(pil_batch, pil_jobs(root, pil_batches, next(seeds)), chunksize=1)
-                counts["PIL"] = sum(count for count, _ in done)
-                pil_cpu.append(sum(cpu for _, cpu in done))
+                counts["PIL"] = pillow.run(pil_batches)
 
-            decoded = 2 * counts.setdefault("decode", min(BATCH, num_videos) * num_batches)
-            contenders = {"ours": run_ours, "PIL": run_pil} | decode_contenders(root, decoded)
+            counts["decode"] = min(BATCH, num_videos) * num_batches
+            contenders = {"ours": run_ours, "PIL": run_pil}
+            contenders |= decode_contenders(root, 2 * counts["decode"])
             timings = harness.interleave(contenders, rounds=rounds, warmup=1)
-        del pil_cpu[0]  # the warm-up's
+            pillow.close()
+    pil_cpu = pillow.worker_cpu[1:]  # the first is the warm-up's
     samples = {name: counts.get(name, counts["decode"]) for name in timings}
     cpu = {name: [s / samples[name] for s in timing.cpu] for name, timing in timings.items()}
     # The work of Pillow's chain is done in two other processes.

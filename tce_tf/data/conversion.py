@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import threading
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -188,8 +189,14 @@ def encode_record(
     if clip.label is not None:
         context[shard_format.LABEL_INDEX] = clip.label
         context[shard_format.LABEL_TEXT] = clip.label_text
-    record = shard_format.serialize_example(context, encoded.jpegs, encoded.timestamps.tolist())
-    rows = shard_format.index_rows(record, shard_format.HEADER_BYTES)
+    record, offsets = shard_format.serialize_example(
+        context, encoded.jpegs, encoded.timestamps.tolist()
+    )
+    rows = np.zeros(len(offsets), shard_format.INDEX_DTYPE)
+    rows["offset"] = offsets + shard_format.HEADER_BYTES
+    rows["length"] = [len(jpeg) for jpeg in encoded.jpegs]
+    rows["crc"] = [zlib.crc32(jpeg) for jpeg in encoded.jpegs]
+    rows["timestamp"] = encoded.timestamps
     checksum = hashlib.sha256()
     for jpeg in encoded.jpegs:
         checksum.update(jpeg)

@@ -58,9 +58,22 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
+def _head(number: int, length: int) -> bytes:
+    """What stands before the content of a length-delimited field (wire type 2)."""
+    return bytes([number << 3 | 2]) + _varint(length)
+
+
+def _heads(length: int, numbers: tuple[int, ...]) -> bytes:
+    """The heads of fields within fields around a content of that length, innermost last."""
+    heads = b""
+    for number in reversed(numbers):
+        heads = _head(number, length + len(heads)) + heads
+    return heads
+
+
 def _field(number: int, content: bytes) -> bytes:
     """A length-delimited field (wire type 2)."""
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+    return _head(number, len(content)) + content
 
 
 def _feature(value: bytes | str | int | float) -> bytes:
@@ -78,13 +91,16 @@ def serialize_example(
     context: Mapping[str, bytes | str | int | float],
     jpegs: Sequence[bytes],
     timestamps: Sequence[int],
-) -> bytes:
+) -> tuple[bytes, np.ndarray]:
     """A SequenceExample's bytes; the same input gives the same bytes everywhere.
 
     Args:
       context: one value a key; entries are written in order of the key.
       jpegs: T encoded frames.
       timestamps: T times in microseconds.
+
+    Returns:
+      The record, and the offset of each JPEG in it, int64 [T].
 
     Raises:
       ValueError: as many time stamps as frames are needed.
@@ -96,10 +112,20 @@ def serialize_example(
         return _field(1, _field(1, key.encode()) + _field(2, message))
 
     context_bytes = b"".join(map_entry(key, _feature(context[key])) for key in sorted(context))
-    images = b"".join(_field(1, _feature(jpeg)) for jpeg in jpegs)
     times = b"".join(_field(1, _feature(int(timestamp))) for timestamp in timestamps)
-    lists = map_entry(IMAGE_ENCODED, images) + map_entry(IMAGE_TIMESTAMP, times)
-    return _field(1, context_bytes) + _field(2, lists)
+    # The frames are most of the record: their bytes are copied once, in the last line, so every
+    # length around them is added up first.
+    heads = [_heads(len(jpeg), (1, 1, 1)) for jpeg in jpegs]
+    sizes = np.array([len(h) + len(j) for h, j in zip(heads, jpegs, strict=True)], np.int64)
+    key = _field(1, IMAGE_ENCODED.encode())
+    list_head = _head(2, int(sizes.sum()))
+    entry_head = _head(1, len(key) + len(list_head) + int(sizes.sum())) + key + list_head
+    time_entry = map_entry(IMAGE_TIMESTAMP, times)
+    lists_head = _head(2, len(entry_head) + int(sizes.sum()) + len(time_entry))
+    front = _field(1, context_bytes) + lists_head + entry_head
+    pieces = [piece for pair in zip(heads, jpegs, strict=True) for piece in pair]
+    offsets = len(front) + np.cumsum(sizes) - [len(jpeg) for jpeg in jpegs]
+    return b"".join([front, *pieces, time_entry]), offsets.astype(np.int64)
 
 
 def _read_varint(data: memoryview, position: int, end: int) -> tuple[int, int]:

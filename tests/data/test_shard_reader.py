@@ -27,7 +27,7 @@ def _write_folder(folder, counts, *, class_names=(), num_rows=None, jpeg=None, s
             for v in block.tolist():
                 jpegs = [jpeg(v, f) for f in range(counts[v])]
                 times = [1000 * v + f for f in range(counts[v])]
-                record = shard_format.serialize_example({}, jpegs, times)
+                record, _ = shard_format.serialize_example({}, jpegs, times)
                 rows.append(shard_format.index_rows(record, file.tell() + 12))
                 file.write(shard_format.record_header(len(record)) + record)
                 file.write(shard_format.record_footer(record))
@@ -223,5 +223,5 @@ def test_fast_enough(tmp_path):
 
 
 def test_crc_is_zlibs():
-    record = shard_format.serialize_example({}, [b"jpeg"], [0])
+    record, _ = shard_format.serialize_example({}, [b"jpeg"], [0])
     assert shard_format.index_rows(record, 0)["crc"][0] == zlib.crc32(b"jpeg")
