@@ -204,7 +204,6 @@ class TCEModel(keras.Model):
         replicas = replica.num_replicas_in_sync if replica else 1
         video_index = views["video_index"]
         step = tf.convert_to_tensor(self.optimizer.iterations)
-        bank = self.bank.lookup()
         with tf.GradientTape() as tape:
             anchor = self(views["anchor"], training=True)["embeddings"]
             positive = self(views["positive"], training=True)["embeddings"]
@@ -215,15 +214,8 @@ class TCEModel(keras.Model):
                 rotation_logits = self.rotation(features, training=True)
             else:
                 rotation_logits = tf.zeros([tf.shape(anchor)[0], heads.NUM_ROTATIONS], anchor.dtype)
-            similarity = tf.matmul(anchor, bank, transpose_b=True)
-            # Outside XLA: top_k is 3-4x slower inside it on a CPU (DESIGN section 7).
-            negatives, mined = self.choose_negatives(
-                tf.stop_gradient(similarity), video_index, step
-            )
-            scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
-            normalizer = self._update_normalizer(scores)
-            loss, metrics = self._loss_from_scores(
-                scores, rotation_logits, views["rotation_label"], normalizer
+            loss, metrics = self.contrast(
+                anchor, positive, rotation_logits, views["rotation_label"], video_index, step
             )
             # apply_gradients sums over replicas; the loss of the global batch is their mean.
             scaled_loss = loss / replicas
@@ -251,9 +243,6 @@ class TCEModel(keras.Model):
         rows, embeddings = memory_bank.gather_replicas(video_index, tf.stop_gradient(anchor))
         self.bank.update(rows, embeddings)
 
-        metrics["hard_negative_fraction"] = tf.reduce_mean(
-            tf.cast(mined, loss.dtype) / objective.num_negatives
-        )
         values = tf.stack([tf.cast(metrics[name], tf.float64) for name in METRICS])
         if replicas > 1:
             values = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
@@ -261,6 +250,30 @@ class TCEModel(keras.Model):
         # 0 is collapse, 1 / sqrt(D) healthy.
         logs["embedding_std"] = tf.reduce_mean(tf.math.reduce_std(embeddings, axis=0))
         return logs
+
+    def contrast(self, anchor, positive, rotation_logits, rotation_label, video_index, step):
+        """What stands between the heads and the gradient: negatives, scores, Z and the loss.
+
+        Args:
+          anchor, positive: float [B, D], unit norm.
+          rotation_logits: float [B, 4].
+          rotation_label: int [B].
+          video_index: int [B], the anchors' bank rows.
+          step: int scalar, steps done.
+
+        Returns:
+          The total loss and `METRICS`, scalars of this replica.
+        """
+        similarity = tf.matmul(anchor, self.bank.lookup(), transpose_b=True)
+        # Outside XLA: top_k is 3-4x slower inside it on a CPU (DESIGN section 7).
+        negatives, mined = self.choose_negatives(tf.stop_gradient(similarity), video_index, step)
+        scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
+        normalizer = self._update_normalizer(scores)
+        loss, metrics = self._loss_from_scores(scores, rotation_logits, rotation_label, normalizer)
+        metrics["hard_negative_fraction"] = tf.reduce_mean(
+            tf.cast(mined, loss.dtype) / self.objective.num_negatives
+        )
+        return loss, metrics
 
     def _update_normalizer(self, scores):
         """Z for this batch: the mean of exp(s/T) x N of the first batch, or its moving average."""
