@@ -240,7 +240,7 @@ def main() -> None:
     for num_videos in (500, 2000) if arguments.quick else (9537, 240_000):
         for regime in ("random", "mixed", "hard"):
             stages, share = contenders(num_videos, regime, num_negatives, batch)
-            timings = harness.interleave(stages, rounds=3 if arguments.quick else 11)
+            timings = harness.interleave(stages, rounds=3 if arguments.quick else 7)
             harness.print_timings(timings, f"{regime}, N {num_videos}, {share:.0%} mined")
             name = f"{regime}_{num_videos}"
             ratios[name] = harness.ratio(timings["published, TensorFlow"], timings["ours"])
