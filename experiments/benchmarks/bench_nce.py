@@ -89,7 +89,9 @@ class PublishedInTensorFlow:
     def _draw(self, excluded, count):
         """Rows drawn one after another from a table of weights, excluded ones at 0."""
         weights = tf.tensor_scatter_nd_update(
-            tf.ones([self.bank.shape[0]]), excluded[:, tf.newaxis], tf.zeros_like(excluded, tf.float32)
+            tf.ones([self.bank.shape[0]]),
+            excluded[:, tf.newaxis],
+            tf.zeros_like(excluded, tf.float32),
         )
         return tf.random.categorical(tf.math.log(weights)[tf.newaxis], count, dtype=tf.int32)[0]
 

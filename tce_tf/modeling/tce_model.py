@@ -76,6 +76,7 @@ class TCEModel(keras.Model):
       sync_batch_norm: batch norm over the batch of all replicas instead of each one's own.
       jit: compile the loss and its gradient with XLA. (Convolutions have `jit` of their own: they
         are slower under XLA on a CPU.)
+      jit_step: the caller compiles the whole step: mine with what XLA takes.
       seed: of the initial weights and bank.
       dtype: Keras dtype policy of backbone and heads; loss and bank stay in float32 or wider.
 
@@ -94,6 +95,7 @@ class TCEModel(keras.Model):
         make_views: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]] | None = None,
         sync_batch_norm: bool = False,
         jit: bool = True,
+        jit_step: bool = False,
         seed: int = 0,
         dtype=None,
         **kwargs,
@@ -125,6 +127,7 @@ class TCEModel(keras.Model):
             )
         if self.objective.loss not in ("nce", "infonce"):
             raise ValueError(f"unknown loss '{self.objective.loss}': choose nce or infonce")
+        self._jit_step = jit_step
         self._loss_from_scores = tf.function(self._compute_loss, jit_compile=jit or None)
 
     def initialize(self, image_size: int) -> None:
@@ -175,6 +178,7 @@ class TCEModel(keras.Model):
             random_rows,
             tf.cast(self.mining_threshold(step), similarity.dtype),
             int(objective.max_hard_fraction * objective.num_negatives),
+            under_xla=self._jit_step,
         )
 
     def mining_threshold(self, step):
@@ -265,7 +269,6 @@ class TCEModel(keras.Model):
           The total loss and `METRICS`, scalars of this replica.
         """
         similarity = tf.matmul(anchor, self.bank.lookup(), transpose_b=True)
-        # Outside XLA: top_k is 3-4x slower inside it on a CPU (DESIGN section 7).
         negatives, mined = self.choose_negatives(tf.stop_gradient(similarity), video_index, step)
         scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
         normalizer = self._update_normalizer(scores)

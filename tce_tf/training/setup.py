@@ -52,7 +52,7 @@ def build_model(
         )
     shared = {field.name for field in dataclasses.fields(tce_model.Objective)}
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k in shared}
-    jit_light, _ = strategies.jit_settings(config.jit)
+    jit_light, jit_network = strategies.jit_settings(config.jit)
     views = augmentation.compile_training_views(image_size=config.image_size, jit_compile=jit_light)
     model = tce_model.TCEModel(
         config.backbone,
@@ -63,6 +63,7 @@ def build_model(
         make_views=views,
         sync_batch_norm=config.sync_batch_norm,
         jit=jit_light,
+        jit_step=jit_network,
         seed=config.seed,
         dtype=config.precision,
     )

@@ -46,7 +46,8 @@ def negatives(similarity, own, live, threshold, num_negatives, max_hard, seed=0)
     seed=st.integers(0, 10**6),
     num_videos=st.integers(2, 30),
     # Quarters as well, so that scores tie with each other and with the threshold.
-    threshold=st.floats(-1, 1, width=32, allow_subnormal=False) | st.integers(-4, 4).map(lambda quarter: quarter / 4),
+    threshold=st.floats(-1, 1, width=32, allow_subnormal=False)
+    | st.integers(-4, 4).map(lambda quarter: quarter / 4),
     in_quarters=st.booleans(),
     hard_fraction=st.floats(0, 1),
 )

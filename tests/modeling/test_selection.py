@@ -13,8 +13,8 @@ def expected(scores, count):
     return [set(row[np.isfinite(scores[b, row])]) for b, row in enumerate(order)]
 
 
-def check(scores, count):
-    columns, found = tf.function(selection.select_largest)(tf.constant(scores), count)
+def check(select, scores, count):
+    columns, found = select(tf.constant(scores), count)
     assert columns.shape == (len(scores), count) and columns.dtype == tf.int32
     for b, wanted in enumerate(expected(scores, count)):
         chosen = columns[b, : found[b]].numpy()
@@ -44,13 +44,14 @@ def spoil(scores, how, rng):
 
 
 # (N, K): everything compared, and candidates picked by a sample of every second to eighth value.
-@pytest.mark.parametrize("size", [(40, 1), (40, 40), (300, 70), (2400, 600), (9000, 2000)])
+@pytest.mark.parametrize("size", [(40, 1), (300, 70), (2400, 600), (9000, 2000)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("how", ["plain", "ties", "one value", "few", "misleading", "signs"])
-def test_selected_are_those_of_a_sort(size, dtype, how):
-    rng = np.random.default_rng(size[0])
-    scores = rng.standard_normal((4, size[0])).astype(dtype)
-    check(spoil(scores, how, rng), size[1])
+def test_selected_are_those_of_a_sort(size, dtype):
+    select = tf.function(selection.select_largest)
+    for how in ("plain", "ties", "one value", "few", "misleading", "signs"):
+        rng = np.random.default_rng(size[0])
+        scores = rng.standard_normal((4, size[0])).astype(dtype)
+        check(select, spoil(scores, how, rng), size[1])
 
 
 def test_both_ways_of_mining_agree():
