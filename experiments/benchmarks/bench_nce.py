@@ -193,7 +193,7 @@ class PublishedInTorch:
         return loss.item(), *(gradient.numpy() for gradient in gradients)
 
 
-def contenders(num_videos, regime, num_negatives, batch):
+def contenders(num_videos, regime, num_negatives, batch, only_ours=False):
     """The stages to time, each on its own bank, and the share that `ours` mines."""
     rng = np.random.default_rng(0)
     bank, threshold = (
@@ -203,7 +203,6 @@ def contenders(num_videos, regime, num_negatives, batch):
     anchor, positive = unit_rows(rng, batch), unit_rows(rng, batch)
     video_index = rng.permutation(num_videos)[:batch].astype(np.int32)
     ours = Ours(bank, threshold, num_negatives)
-    published = PublishedInTensorFlow(bank, threshold, num_negatives, mines=regime != "random")
     tensors = tuple(map(tf.constant, (anchor, positive, video_index)))
     steps = iter(range(10**9))
 
@@ -211,15 +210,16 @@ def contenders(num_videos, regime, num_negatives, batch):
         step = tf.constant(next(steps), tf.int64)
         return [value.numpy() for value in ours.stage(*tensors, step)]
 
-    stages = {
-        "ours": run_ours,
-        "published, TensorFlow": lambda: [value.numpy() for value in published.stage(*tensors)],
-    }
-    if torch := _torch():
-        in_torch = PublishedInTorch(torch, bank, threshold, num_negatives, regime != "random")
-        stages["published, PyTorch"] = functools.partial(
-            in_torch.stage, anchor, positive, video_index
-        )
+    stages = {"ours": run_ours}
+    if not only_ours:
+        mines = regime != "random"
+        in_graph = PublishedInTensorFlow(bank, threshold, num_negatives, mines)
+        stages["published, TensorFlow"] = lambda: [v.numpy() for v in in_graph.stage(*tensors)]
+        if torch := _torch():
+            in_torch = PublishedInTorch(torch, bank, threshold, num_negatives, mines)
+            stages["published, PyTorch"] = functools.partial(
+                in_torch.stage, anchor, positive, video_index
+            )
     share = float(run_ours()[-1])
     if not {"random": share == 0, "mixed": 0.1 < share < 0.9, "hard": share > 0.99}[regime]:
         raise RuntimeError(f"regime {regime}, N {num_videos}: a share of {share} was mined")

@@ -259,7 +259,8 @@ class TCEModel(keras.Model):
         """What stands between the heads and the gradient: negatives, scores, Z and the loss.
 
         Args:
-          anchor, positive: float [B, D], unit norm.
+          anchor: float [B, D], unit norm.
+          positive: float [B, D], unit norm.
           rotation_logits: float [B, 4].
           rotation_label: int [B].
           video_index: int [B], the anchors' bank rows.
