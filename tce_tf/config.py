@@ -114,9 +114,9 @@ class TrainConfig:
         0.01, "The run fails when more than this share of the samples read is unreadable."
     )
     export_dir: str = setting("", "Export the encoder here (under a new version) at the end.")
-    eval_train: str = setting("", "Labelled shards that the kNN monitor votes with.")
-    eval_test: str = setting("", "Labelled shards that the kNN monitor scores.")
-    eval_every: int = setting(0, "Steps between kNN scores; 0 means at the end only.")
+    eval_train: str = setting("", "Labelled shards that vote in the monitor's kNN.")
+    eval_test: str = setting("", "Labelled shards that the monitor scores: kNN and coherence.")
+    eval_every: int = setting(0, "Steps between the monitor's scores; 0 means at the end only.")
 
     def __post_init__(self):
         _check_ranges(

@@ -36,7 +36,7 @@ def main(values: flags.FlagValues) -> None:
     if not values.output.endswith(".npz"):
         raise errors.FlagError(f"--output={values.output}: must end in .npz")
     remote.require_local(values.output, "output", "a file")
-    encoder = evaluate.load_encoder(values)
+    encoder = evaluate.load_encoder(values, values.encoder)
 
     from tce_tf.evaluation import embedding
 

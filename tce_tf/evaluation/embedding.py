@@ -1,5 +1,6 @@
 """What does an encoder make of each frame of some footage? Streamed, a batch of frames at a time."""
 
+import collections
 import dataclasses
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ import tqdm
 from tce_tf import errors
 from tce_tf.data import decoding, layouts, pictures, shard_reader, storage, video
 from tce_tf.data import manifest as manifests
+from tce_tf.evaluation import video_features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +56,11 @@ def embed(
 ) -> dict[str, np.ndarray]:
     """Encodes every frame of some footage.
 
+    An encoder of stacks gives a row a frame as well: of the stack that begins with it. Past the end of a
+    video stands its last frame.
+
     Args:
-      encoder: has `frames`, as `serving.EncoderModule` or a loaded export.
+      encoder: has `frames` and `image_shape`, as `serving.EncoderModule` or `loader.load_encoder`'s.
       path: see `open_footage`.
       pool: `none` for one row a frame, `video` for one row a video: the mean over its frames
         (embeddings of unit norm again; time stamp of the first frame).
@@ -69,13 +74,15 @@ def embed(
     Raises:
       errors.UserError: no footage, or a video without one readable frame.
     """
+    stack_frames = video_features.stack_frames(encoder)
     rows: dict[str, list] = {"features": [], "embeddings": [], "names": [], "timestamps": []}
     with tqdm.tqdm(unit="frame", disable=not progress) as bar:
         for footage in open_footage(path):
             try:
-                encoded = [
-                    _encode(encoder, batch, bar) for batch in _batches(footage.frames, batch_size)
-                ]
+                images = footage.frames
+                if stack_frames > 1:
+                    images = _stacks(images, stack_frames)
+                encoded = [_encode(encoder, batch, bar) for batch in _batches(images, batch_size)]
             except (pictures.VideoError, shard_reader.FrameError, ValueError) as error:
                 raise errors.UserError(f"{path}: {footage.name}: {error}") from error
             features, embeddings, timestamps = map(np.concatenate, zip(*encoded, strict=True))
@@ -89,6 +96,20 @@ def embed(
             rows["names"].append(np.full(len(features), footage.name))
             rows["timestamps"].append(timestamps)
     return {name: np.concatenate(parts) for name, parts in rows.items()}
+
+
+def _stacks(frames: Iterator, length: int) -> Iterator[tuple[int, np.ndarray]]:
+    """For each frame its time stamp and the stack from it on, uint8 [length, H, W, 3]."""
+    window: collections.deque = collections.deque()
+    for item in frames:
+        window.append(item)
+        if len(window) == length:
+            yield window[0][0], np.stack([image for _, image in window])
+            window.popleft()
+    while window:
+        images = [image for _, image in window]
+        yield window[0][0], np.stack(images + images[-1:] * (length - len(images)))
+        window.popleft()
 
 
 def _batches(frames: Iterator, batch_size: int) -> Iterator[list]:

@@ -5,17 +5,11 @@ Discrimination" (arXiv 1805.01978, section 3.4): each of the k training rows wit
 similarity s votes for its class with weight exp(s / temperature), temperature 0.07.
 """
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-_CHUNK_ROWS = 1024  # bounds the similarity matrix at 1024 x M floats
-
-
-def _unit_rows(features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features, np.float32)
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.maximum(norms, np.finfo(np.float32).tiny)
+from tce_tf.evaluation import neighbours
 
 
 def knn_predict(
@@ -46,81 +40,66 @@ def knn_predict(
       ValueError: no training rows, k or temperature not positive, shapes that do not fit, features
         that are not finite, or a label out of range.
     """
-    train_labels = np.asarray(train_labels)
-    train, test = _unit_rows(train_features), _unit_rows(test_features)
-    if len(train) == 0:
-        raise ValueError("kNN needs at least one training row, got none")
-    if train.shape[1] != test.shape[1] or train_labels.shape != (len(train),):
-        raise ValueError(
-            f"features {train.shape}, labels {train_labels.shape} and test features {test.shape} "
-            "do not fit together"
-        )
-    if k < 1 or temperature <= 0:
-        raise ValueError(f"k={k} and temperature={temperature} must be positive")
-    if train_labels.min() < 0 or train_labels.max() >= num_classes:
-        raise ValueError(
-            f"labels {train_labels.min()}..{train_labels.max()} are not in [0, {num_classes})"
-        )
-    if not (np.isfinite(train).all() and np.isfinite(test).all()):
-        raise ValueError("features contain NaN or infinity")
-    k = min(k, len(train))
-    scores = np.zeros((len(test), num_classes))
-    for start in range(0, len(test), _CHUNK_ROWS):
-        similarities = test[start : start + _CHUNK_ROWS] @ train.T  # [chunk, M]
-        nearest = np.argsort(-similarities, axis=1, kind="stable")[:, :k]  # [chunk, k]
-        votes = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)
-        # Relative to the best neighbour: the same shares, and no overflow at a small temperature.
-        votes = np.exp((votes - votes[:, :1]) / temperature)
-        rows = start + np.arange(len(votes))[:, None]
-        np.add.at(scores, (rows, train_labels[nearest]), votes)
-    return scores / scores.sum(axis=1, keepdims=True)
+    labels = np.asarray(train_labels)
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(f"labels {labels.min()}..{labels.max()} are not in [0, {num_classes})")
+    scores = np.zeros((len(test_features), num_classes))
+    for block, shares, _ in _votes(train_features, labels, test_features, k, temperature):
+        scores[block, np.unique(labels)] = shares
+    return scores
 
 
-def knn_accuracy(
+def knn_rank_classes(
     train_features: np.ndarray,
     train_labels: np.ndarray,
     *,
     test_features: np.ndarray,
-    test_labels: np.ndarray,
     k: int,
-    num_classes: int,
     temperature: float = 0.07,
-) -> dict[str, Any]:
-    """How often the vote names the right class; arguments as in `knn_predict`, test_labels int [Q].
+) -> np.ndarray:
+    """The classes in the order of the vote, for top-1 and top-5.
 
-    A class that got no vote is never counted as right: with k = 1, top-5 equals top-1. Of classes with
-    equal scores the one with the lower label ranks first.
+    With k neighbours at most k classes get a vote. The rest is ranked by each class's most similar
+    training row, so that top-5 means something at k = 1: whether the class is among the five nearest.
+
+    Args are those of `knn_predict`.
 
     Returns:
-      `knn.top1`, `knn.top5`: fractions in [0, 1] of the test rows; `per_class`: label -> top-1
-      fraction, for the labels that occur in `test_labels`.
+      int64 [Q, C'], best first, over the C' classes that have training rows; of equal ones the lower
+      label first.
 
     Raises:
-      ValueError: as `knn_predict`, or no test rows, or a test label out of range.
+      ValueError: as `knn_predict`.
     """
-    test_labels = np.asarray(test_labels)
-    if len(test_labels) == 0 or len(test_labels) != len(test_features):
-        raise ValueError(f"got {len(test_labels)} test labels for {len(test_features)} test rows")
-    if test_labels.min() < 0 or test_labels.max() >= num_classes:
+    known = np.unique(train_labels)
+    ranking = np.empty((len(test_features), len(known)), np.int64)
+    for block, shares, closest in _votes(
+        train_features, np.asarray(train_labels), test_features, k, temperature
+    ):
+        ranking[block] = known[np.lexsort((-closest, -shares))]
+    return ranking
+
+
+def _votes(
+    train_features, labels, test_features, k, temperature
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Blocks of test rows: their place, shares of the vote and highest similarity, both [q, C']."""
+    if labels.shape != (len(train_features),):
         raise ValueError(
-            f"test labels {test_labels.min()}..{test_labels.max()} are not in [0, {num_classes})"
+            f"features {np.shape(train_features)} and labels {labels.shape} do not fit together"
         )
-    scores = knn_predict(
-        train_features,
-        train_labels,
-        test_features=test_features,
-        k=k,
-        num_classes=num_classes,
-        temperature=temperature,
-    )
-    ranking = np.argsort(-scores, axis=1, kind="stable")  # [Q, num_classes]
-    rank = np.argmax(ranking == test_labels[:, None], axis=1)
-    voted = scores[np.arange(len(scores)), test_labels] > 0
-    top1 = voted & (rank < 1)
-    return {
-        "knn.top1": float(top1.mean()),
-        "knn.top5": float((voted & (rank < 5)).mean()),
-        "per_class": {
-            int(label): float(top1[test_labels == label].mean()) for label in np.unique(test_labels)
-        },
-    }
+    if k < 1 or temperature <= 0:
+        raise ValueError(f"k={k} and temperature={temperature} must be positive")
+    known, column = np.unique(labels, return_inverse=True)
+    by_class = np.argsort(column, kind="stable")
+    first_of_class = np.searchsorted(column[by_class], np.arange(len(known)))
+    for block, similarities in neighbours.similarities(test_features, train_features):
+        nearest = neighbours.nearest(similarities, k)  # [q, k]
+        votes = np.take_along_axis(similarities, nearest, axis=1).astype(np.float64)
+        # Relative to the best neighbour: the same shares, and no overflow at a small temperature.
+        votes = np.exp((votes - votes[:, :1]) / temperature)
+        shares = np.zeros((len(votes), len(known)))
+        np.add.at(shares, (np.arange(len(votes))[:, np.newaxis], column[nearest]), votes)
+        shares /= shares.sum(axis=1, keepdims=True)
+        closest = np.maximum.reduceat(similarities[:, by_class], first_of_class, axis=1)
+        yield block, shares, closest

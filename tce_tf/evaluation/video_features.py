@@ -1,14 +1,14 @@
-"""What does an encoder make of a video? The mean feature of evenly spaced frames, and its kNN score."""
+"""What does an encoder make of a video? The mean over evenly spaced frames, or a run frame by frame."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-import tensorflow as tf
-from absl import logging
 
 from tce_tf import errors
 from tce_tf.data import pipeline, shard_reader, video_frames
-from tce_tf.evaluation import knn
+
+FRAMES_PER_VIDEO = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,90 +26,69 @@ class VideoFeatures:
     labels: np.ndarray
 
 
+def stack_frames(encoder) -> int:
+    """Consecutive frames that an encoder takes as one image: 1, or 6 where it sees differences."""
+    return encoder.image_shape[0] if len(encoder.image_shape) == 4 else 1
+
+
 def extract(
-    encoder, reader: shard_reader.ShardReader, *, frames_per_video: int = 8
+    encoder, reader: shard_reader.ShardReader, *, frames_per_video: int = FRAMES_PER_VIDEO
 ) -> VideoFeatures:
-    """Encodes evenly spaced frames of every video, in the reader's order.
+    """Encodes evenly spaced images of every video, in the reader's order.
 
     Args:
-      encoder: has `clip`, as `serving.EncoderModule` or a loaded export.
+      encoder: has `frames` and `image_shape`, as `serving.EncoderModule` or `loader.load_encoder`'s.
       reader: the shards.
-      frames_per_video: frames averaged.
+      frames_per_video: images averaged; for an encoder of stacks so many stacks.
+
+    Raises:
+      errors.UserError: no video, or one without a readable frame.
     """
-    features, embeddings, labels = [], [], []
-    with pipeline.user_errors():
-        for video in video_frames.frames_dataset(reader, frames_per_video=frames_per_video):
-            outputs = encoder.clip(video["frames"][tf.newaxis])
-            features.append(outputs["features"][0].numpy())
-            embeddings.append(outputs["embeddings"][0].numpy())
-            labels.append(int(video["label"]))
-    return VideoFeatures(np.stack(features), np.stack(embeddings), np.array(labels))
+    outputs = _encode(encoder, reader, frames_per_video=frames_per_video)
+    means = {name: np.stack([x.mean(axis=0) for x in rows]) for name, rows in outputs.items()}
+    norms = np.linalg.norm(means["embeddings"], axis=1, keepdims=True)
+    return VideoFeatures(means["features"], means["embeddings"] / norms, reader.labels)
 
 
-def evaluate_knn(
+def extract_runs(
     encoder,
+    reader: shard_reader.ShardReader,
     *,
-    train: shard_reader.ShardReader,
-    test: shard_reader.ShardReader,
-    k: int = 1,
-    frames_per_video: int = 8,
-) -> dict:
-    """kNN accuracy of test videos voted on by training videos, on cosine of the features.
+    run_frames: int,
+    max_videos: int | None = None,
+) -> dict[str, list[np.ndarray]]:
+    """Encodes consecutive frames from the middle of every video.
+
+    Args:
+      encoder: as in `extract`.
+      reader: the shards.
+      run_frames: T; shorter videos give what they have.
+      max_videos: take only so many, spread evenly over the reader's list.
 
     Returns:
-      `knn.top1`, `knn.top5` in [0, 1]; `per_class` and `per_dataset`: name -> top-1. A data set is
-      the first part of a video's name (`ucf101/...`), where the names have one.
+      `features`: one float32 [T, F] a video; `embeddings`: one float32 [T, D], rows of unit norm.
 
     Raises:
-      errors.UserError: unlabelled shards, other classes in train than in test, a group in both.
+      errors.UserError: as `extract`.
     """
-    check_labelled(train, test)
-    train_features = extract(encoder, train, frames_per_video=frames_per_video)
-    test_features = extract(encoder, test, frames_per_video=frames_per_video)
-
-    def score(chosen):
-        return knn.knn_accuracy(
-            train_features.features,
-            train_features.labels,
-            test_features=test_features.features[chosen],
-            test_labels=test_features.labels[chosen],
-            k=k,
-            num_classes=len(train.class_names),
-        )
-
-    result = score(np.arange(len(test_features.labels)))
-    result["per_class"] = {
-        train.class_names[label]: top1 for label, top1 in result["per_class"].items()
-    }
-    datasets = np.array([name.split("/")[0] if name.count("/") > 1 else "" for name in test.names])
-    result["per_dataset"] = {
-        str(name): score(np.flatnonzero(datasets == name))["knn.top1"]
-        for name in np.unique(datasets)
-        if name
-    }
-    return result
+    total = len(reader.names)
+    count = min(total, max_videos or total)
+    videos = np.arange(count) * total // max(count, 1)
+    return _encode(encoder, reader, frames_per_video=run_frames, consecutive=True, videos=videos)
 
 
-def check_labelled(train: shard_reader.ShardReader, test: shard_reader.ShardReader) -> None:
-    """Refuses what would make a score meaningless.
-
-    Raises:
-      errors.UserError: unlabelled videos, different class lists, or groups shared by both sides.
-    """
-    for reader in (train, test):
-        where = ",".join(reader.folders)
-        if not reader.class_names or np.any(reader.labels < 0):
-            raise errors.UserError(f"{where}: has videos without a label, evaluation needs all")
-    if train.class_names != test.class_names:
-        raise errors.UserError(
-            f"{','.join(train.folders)} and {','.join(test.folders)} have different class lists: "
-            "make both with the same --split_dir"
-        )
-    unknown = sum(not group for reader in (train, test) for group in reader.groups)
-    if unknown:
-        logging.warning("%d videos have no known group: leakage is not checked for them", unknown)
-    shared = {g for g in train.groups if g} & {g for g in test.groups if g}
-    if shared:
-        raise errors.UserError(
-            f"leakage: {len(shared)} groups are in both train and test, such as {min(shared)}"
-        )
+def _encode(
+    encoder, reader, *, videos: Sequence[int] | None = None, **settings
+) -> dict[str, list[np.ndarray]]:
+    if not reader.names:
+        raise errors.UserError(f"{','.join(reader.folders)}: holds no video to evaluate")
+    rows: dict[str, list[np.ndarray]] = {"features": [], "embeddings": []}
+    dataset = video_frames.frames_dataset(
+        reader, stack_frames=stack_frames(encoder), videos=videos, **settings
+    )
+    with pipeline.user_errors():
+        for video in dataset:
+            outputs = encoder.frames(video["frames"])
+            for name, found in rows.items():
+                found.append(outputs[name].numpy())
+    return rows

@@ -1,8 +1,10 @@
 """How is an encoder named on a command line? A SavedModel, a workdir, a `.pth`, or `none`."""
 
+import hashlib
 import json
 import os
 
+import numpy as np
 import tensorflow as tf
 from absl import logging
 
@@ -36,7 +38,8 @@ def load_encoder(
       seed: of the fresh weights.
 
     Returns:
-      An object with the functions of `EncoderModule`: `frames`, `clip`, `image_bytes`, and the call.
+      An object with the functions of `EncoderModule`: `frames`, `clip`, `image_bytes`, and the call;
+      its `image_shape`, `variables` and `config` (None for a SavedModel that holds no config).
 
     Raises:
       errors.UserError: nothing of the kind there.
@@ -54,6 +57,10 @@ def load_encoder(
             raise errors.UserError(f"--encoder={encoder}: is a classifier, not an encoder")
         if not all(hasattr(loaded, name) for name in ("frames", "clip", "image_bytes")):
             raise errors.UserError(f"{saved_model} is a SavedModel, but none that export made")
+        # What `EncoderModule` says of itself; a SavedModel keeps functions and variables only.
+        frames = loaded.signatures["frames"].structured_input_signature[1]["frames"]
+        loaded.image_shape = tuple(frames.shape[1:])
+        loaded.config = encoder_config(saved_model)
         return loaded
     if storage.exists(storage.join(encoder, "config.json")):
         return _from_workdir(encoder, checkpoint)
@@ -115,18 +122,12 @@ def _known(settings: dict) -> dict:
     return {name: settings[name] for name in encoder_module.EncoderConfig.__dataclass_fields__}
 
 
-def check_takes_frames(encoder: str) -> None:
-    """Refuses an encoder that takes no single image.
-
-    Raises:
-      errors.UserError: it begins with the encoder's name.
-    """
-    config = encoder_config(encoder)
-    if config is not None and config.input_mode != "rgb":
-        raise errors.UserError(
-            f"--encoder={encoder}: takes {config.input_mode} of {resnet.STACK_FRAMES} consecutive "
-            "frames, this command works on single frames"
-        )
+def weights_digest(encoder) -> str:
+    """SHA-256 of an encoder's weights, in the order of its `variables`: hex."""
+    digest = hashlib.sha256()
+    for variable in encoder.variables:
+        digest.update(np.ascontiguousarray(variable.numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def restore_layers(path: str, **layers) -> None:

@@ -9,7 +9,7 @@ from absl import logging
 from tce_tf import config as config_lib
 from tce_tf import errors
 from tce_tf.data import pipeline, shard_reader, storage
-from tce_tf.evaluation import video_features
+from tce_tf.evaluation import protocols
 from tce_tf.serving import export
 from tce_tf.training import (
     checkpoints,
@@ -18,6 +18,11 @@ from tce_tf.training import (
     provenance,
     setup,
     strategies,
+)
+
+# Coherence from 64 videos and runs of 9 frames costs a fraction of what kNN does.
+_MONITORED = protocols.Settings(
+    protocols=("knn", "coherence"), coherence_frames=9, coherence_videos=64
 )
 
 
@@ -108,7 +113,7 @@ def _check_outputs(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardRe
       The readers of `--eval_train` and `--eval_test`, if given.
 
     Raises:
-      errors.UserError: a folder that cannot be made, or data that the kNN monitor cannot score.
+      errors.UserError: a folder that cannot be made, or data that the monitor cannot score.
     """
     for name in ("workdir", "export_dir"):
         path = getattr(config, name)
@@ -123,13 +128,13 @@ def _check_outputs(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardRe
         shard_reader.ShardReader(config_lib.split_paths(paths))
         for paths in (config.eval_train, config.eval_test)
     )
-    video_features.check_labelled(*readers)
+    protocols.check_labelled(*readers)
     return readers
 
 
 def _monitor(model, config, train_reader, test_reader) -> dict[str, float]:
-    """kNN accuracy of the encoder as it is now."""
-    scores = video_features.evaluate_knn(
-        setup.encoder_of(model, config), train=train_reader, test=test_reader
+    """kNN accuracy and coherence of the encoder as it is now."""
+    found = protocols.evaluate(
+        setup.encoder_of(model, config), train=train_reader, test=test_reader, settings=_MONITORED
     )
-    return {name: scores[name] for name in ("knn.top1", "knn.top5")}
+    return {name: x for name, x in found.scores.items() if isinstance(x, float)}

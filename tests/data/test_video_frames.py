@@ -28,3 +28,27 @@ def test_evaluation_replaces_bad_frames_and_refuses_videos_without_good_ones():
     reader.garbled = {(1, 0), (1, 1)}
     with pytest.raises(UserError, match="no readable frame: .*video001"), pipeline.user_errors():
         list(video_frames.frames_dataset(reader, frames_per_video=4))
+
+
+def test_stacks_are_consecutive_and_repeat_the_last_frame():
+    even, run = video_frames.evenly_spaced_images, video_frames.consecutive_images
+    np.testing.assert_array_equal(even(30, 3), sampling.evenly_spaced_frames(30, 3))
+    np.testing.assert_array_equal(even(9, 2, stack_frames=6), [range(1, 7), range(3, 9)])
+    np.testing.assert_array_equal(even(2, 2, stack_frames=3), [[0, 1, 1]] * 2)
+    np.testing.assert_array_equal(run(10, 4), [3, 4, 5, 6])
+    np.testing.assert_array_equal(run(3, 4), [0, 1, 2])
+    np.testing.assert_array_equal(run(9, 2, stack_frames=6), [range(1, 7), range(2, 8)])
+    np.testing.assert_array_equal(run(2, 5, stack_frames=3), [[0, 1, 1]])
+
+
+def test_stacks_read_each_frame_once_and_repair_it():
+    reader = FakeReader([12, 2])
+    reader.damaged = {(0, 4)}
+    dataset = video_frames.frames_dataset(
+        reader, frames_per_video=3, stack_frames=4, consecutive=True, videos=[0]
+    )
+    (video,) = dataset.as_numpy_iterator()
+    assert video["frames"].shape == (3, 4, 32, 40, 3)
+    seen = [[shown(frame)[1] for frame in stack] for stack in video["frames"]]
+    assert seen == [[3, 3, 5, 6], [3, 5, 6, 7], [5, 6, 7, 8]]  # 4 is lost: 3 takes its place
+    assert reader.num_reads == 6 + 6  # all at once, then one by one to find the damaged one

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn import neighbors
 
-from tce_tf.evaluation import knn
+from tce_tf.evaluation import knn, neighbours
 
 # Four training points at 0, 10, 90 and 100 degrees; the norm must not matter.
 ANGLES = np.radians([0.0, 10.0, 90.0, 100.0])
@@ -61,7 +61,7 @@ def test_equals_the_loop(k):
 def test_chunks_do_not_change_the_result(monkeypatch):
     train, labels, test, _ = _random_problem(1)
     whole = knn.knn_predict(train, labels, test_features=test, k=7, num_classes=5)
-    monkeypatch.setattr(knn, "_CHUNK_ROWS", 4)
+    monkeypatch.setattr(neighbours, "_CHUNK_ROWS", 4)
     in_parts = knn.knn_predict(train, labels, test_features=test, k=7, num_classes=5)
     np.testing.assert_allclose(in_parts, whole, atol=1e-6)
 
@@ -73,35 +73,40 @@ def test_equals_scikit_learn():
     ).fit(train, labels)
     scores = knn.knn_predict(train, labels, test_features=test, k=9, num_classes=5)
     np.testing.assert_allclose(scores, model.predict_proba(test), atol=1e-5)
-    accuracy = knn.knn_accuracy(
-        train, labels, test_features=test, test_labels=truth, k=9, num_classes=5
-    )
-    assert accuracy["knn.top1"] == pytest.approx(model.score(test, truth))
+    ranking = knn.knn_rank_classes(train, labels, test_features=test, k=9)
+    assert np.mean(ranking[:, 0] == truth) == pytest.approx(model.score(test, truth))
 
 
-def test_accuracy_by_hand():
+def test_ranking_by_hand():
     at = np.radians([5.0, 40.0, 92.0, 98.0])
     queries = np.stack([np.cos(at), np.sin(at)], axis=1)
-    result = knn.knn_accuracy(
-        POINTS,
-        LABELS,
-        test_features=queries,
-        test_labels=np.array([0, 1, 1, 1]),
-        k=1,
-        num_classes=6,
+    ranking = knn.knn_rank_classes(POINTS, LABELS, test_features=queries, k=1)
+    # One vote: the class of the nearest point first, the others by their nearest point.
+    np.testing.assert_array_equal(ranking, [[0, 1, 2], [0, 1, 2], [1, 2, 0], [2, 1, 0]])
+    # Four votes at 40 degrees: class 0 at 30 and 40 degrees outweighs class 1 at 50.
+    np.testing.assert_array_equal(
+        knn.knn_rank_classes(POINTS, LABELS, test_features=queries[1:2], k=4), [[0, 1, 2]]
     )
-    # 5 -> 0 right; 40 -> 0 wrong; 92 -> 1 right; 98 -> 2 wrong. One vote each, so top-5 adds nothing,
-    # although label 1 is among the first five labels.
-    assert result == {"knn.top1": 0.5, "knn.top5": 0.5, "per_class": {0: 1.0, 1: 1 / 3}}
-    result = knn.knn_accuracy(
-        POINTS,
-        LABELS,
-        test_features=queries,
-        test_labels=np.array([0, 1, 1, 1]),
-        k=4,
-        num_classes=6,
+    # At 98 degrees two votes of class 1 (1.8 degrees further in all) beat one of class 2.
+    twice = np.concatenate([POINTS, POINTS[2:3]])
+    np.testing.assert_array_equal(
+        knn.knn_rank_classes(twice, np.append(LABELS, 1), test_features=queries[3:], k=3),
+        [[1, 2, 0]],
     )
-    assert result["knn.top5"] == 1.0
+
+
+def test_ranking_orders_voters_by_vote_and_the_rest_by_their_nearest_row():
+    train, labels, test, _ = _random_problem(4)
+    labels = 3 * labels  # labels need not be 0..C-1
+    scores = knn.knn_predict(train, labels, test_features=test, k=6, num_classes=13)
+    ranking = knn.knn_rank_classes(train, labels, test_features=test, k=6)
+    unit = lambda x: x / np.linalg.norm(x, axis=1, keepdims=True)  # noqa: E731
+    similarities = unit(test) @ unit(train).T
+    for row, order in enumerate(ranking):
+        assert sorted(order) == [0, 3, 6, 9, 12]
+        closest = {c: similarities[row, labels == c].max() for c in order}
+        expected = sorted(order, key=lambda c: (-scores[row, c], -closest[c]))
+        assert list(order) == expected
 
 
 def test_ties():
@@ -109,15 +114,8 @@ def test_ties():
     query = np.array([[2.0, 0.0]])
     first = knn.knn_predict(twins, np.array([2, 0, 1]), test_features=query, k=1, num_classes=3)
     np.testing.assert_array_equal(first, [[0, 0, 1]])  # equally similar: the earlier row
-    result = knn.knn_accuracy(
-        twins,
-        np.array([2, 0, 1]),
-        test_features=query,
-        test_labels=np.array([0]),
-        k=3,
-        num_classes=3,
-    )
-    assert result["knn.top1"] == 1.0  # equal scores: the lower label
+    ranking = knn.knn_rank_classes(twins, np.array([2, 0, 1]), test_features=query, k=3)
+    np.testing.assert_array_equal(ranking, [[0, 1, 2]])  # equal votes: the lower label
 
 
 def test_k_beyond_the_rows_and_extreme_temperatures():
@@ -155,8 +153,4 @@ def test_empty_sets_are_named():
     with pytest.raises(ValueError, match="at least one training row"):
         knn.knn_predict(
             np.zeros((0, 2)), np.zeros(0, int), test_features=POINTS, k=1, num_classes=3
-        )
-    with pytest.raises(ValueError, match="0 test labels"):
-        knn.knn_accuracy(
-            POINTS, LABELS, test_features=np.zeros((0, 2)), test_labels=[], k=1, num_classes=3
         )

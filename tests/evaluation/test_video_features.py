@@ -1,6 +1,7 @@
-"""Are videos scored as stated? Mean of evenly spaced frames, leakage refused, frames embedded."""
+"""What is a video to an evaluation? Mean of evenly spaced frames or stacks, runs, embedded frames."""
 
-import types
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -10,17 +11,18 @@ from tce_tf import errors
 from tce_tf.data import shard_reader
 from tce_tf.evaluation import embedding, video_features
 
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "data"))
+from fake_reader import FakeReader  # noqa: E402
+
 
 class MeanColour:
     """An encoder whose feature is the mean colour: what it must return is known."""
 
+    image_shape = (None, None, 3)
+
     def frames(self, frames):
         features = tf.reduce_mean(tf.cast(frames, tf.float32), [1, 2])
         return {"features": features, "embeddings": tf.math.l2_normalize(features, axis=-1)}
-
-    def clip(self, clip):
-        per_frame = self.frames(clip[0])
-        return {name: tf.reduce_mean(x, 0, keepdims=True) for name, x in per_frame.items()}
 
 
 def test_features_are_the_mean_over_the_frames(synthetic_shards):
@@ -37,29 +39,6 @@ def test_features_are_the_mean_over_the_frames(synthetic_shards):
     np.testing.assert_array_equal(found.labels, reader.labels)
 
 
-def test_knn_on_itself_is_perfect_and_leakage_is_refused(synthetic_shards):
-    train = shard_reader.ShardReader([synthetic_shards["train"]])
-    test = shard_reader.ShardReader([synthetic_shards["test"]])
-    scores = video_features.evaluate_knn(MeanColour(), train=train, test=test)
-    assert 0 <= scores["knn.top1"] <= scores["knn.top5"] <= 1
-    assert set(scores["per_class"]) == set(test.class_names)
-    with pytest.raises(errors.UserError, match="leakage: .* groups are in both"):
-        video_features.evaluate_knn(MeanColour(), train=train, test=train)
-
-
-def test_other_classes_or_no_labels_are_refused(synthetic_shards):
-    train = shard_reader.ShardReader([synthetic_shards["train"]])
-
-    def like(**changes):
-        fields = {"folders": ["x"], "class_names": train.class_names, "labels": train.labels}
-        return types.SimpleNamespace(**(fields | {"groups": []} | changes))
-
-    with pytest.raises(errors.UserError, match="without a label"):
-        video_features.check_labelled(train, like(labels=np.array([0, -1])))
-    with pytest.raises(errors.UserError, match="different class lists"):
-        video_features.check_labelled(train, like(class_names=["other"]))
-
-
 def test_pooled_embedding_and_file(synthetic_shards, tmp_path):
     rows = embedding.embed(MeanColour(), synthetic_shards["test"], pool="video")
     assert rows["features"].shape == (16, 3)
@@ -73,12 +52,48 @@ def test_pooled_embedding_and_file(synthetic_shards, tmp_path):
         embedding.save(str(tmp_path / "a.txt"), rows)
 
 
-def test_unknown_groups_are_said(synthetic_shards, caplog):
-    train = shard_reader.ShardReader([synthetic_shards["train"]])
-    test = shard_reader.ShardReader([synthetic_shards["test"]])
-    with caplog.at_level("WARNING", logger="absl"):
-        video_features.check_labelled(train, test)
-        assert "leakage is not checked" not in caplog.text
-        test.groups = [None] * len(test.groups)
-        video_features.check_labelled(train, test)
-    assert f"{len(test.groups)} videos have no known group" in caplog.text
+class FrameNumbers:
+    """An encoder of stacks whose feature is the red level of each of its frames."""
+
+    image_shape = (6, None, None, 3)
+
+    def frames(self, stacks):
+        assert stacks.shape[1] == 6
+        features = tf.reduce_mean(tf.cast(stacks[..., 1], tf.float32), [2, 3])
+        return {"features": features, "embeddings": tf.math.l2_normalize(features, axis=-1)}
+
+
+def test_an_encoder_of_stacks_sees_consecutive_frames(monkeypatch):
+    reader = FakeReader([25, 4])  # frame t has green level 10 t
+    found = video_features.extract(FrameNumbers(), reader, frames_per_video=5)
+    # 20 places for a stack: the middles of five equal stretches, and the last frame past the end.
+    starts = [2, 6, 10, 14, 18]
+    expected = [np.mean([10 * (s + i) for s in starts]) for i in range(6)]
+    np.testing.assert_allclose(found.features[0], expected, atol=1)
+    np.testing.assert_allclose(found.features[1], [0, 10, 20, 30, 30, 30], atol=1)
+    np.testing.assert_allclose(np.linalg.norm(found.embeddings, axis=1), 1, rtol=1e-6)
+
+    runs = video_features.extract_runs(FrameNumbers(), reader, run_frames=4)
+    expected = [[10 * (8 + t + i) for i in range(6)] for t in range(4)]
+    np.testing.assert_allclose(runs["features"][0], expected, atol=1)
+    assert runs["features"][1].shape == (1, 6)
+
+    frames = [(t, np.full((8, 8, 3), 10 * t, np.uint8)) for t in range(8)]
+    footage = [embedding.Footage("a", iter(frames)), embedding.Footage("b", iter(frames[:2]))]
+    monkeypatch.setattr(embedding, "open_footage", lambda path: iter(footage))
+    rows = embedding.embed(FrameNumbers(), "x", batch_size=3)
+    expected = [[10 * min(t + i, 7) for i in range(6)] for t in range(8)]
+    expected += [[0, 10, 10, 10, 10, 10], [10] * 6]
+    np.testing.assert_allclose(rows["features"], expected, atol=1e-4)
+    assert rows["timestamps"].tolist() == [*range(8), 0, 1]
+
+
+def test_runs_lie_in_the_middle_and_may_be_of_some_videos():
+    reader = FakeReader([9, 2, 5, 7])
+    runs = video_features.extract_runs(MeanColour(), reader, run_frames=3)["features"]
+    green = [np.round(run[:, 1] / 10).tolist() for run in runs]
+    assert green == [[3, 4, 5], [0, 1], [1, 2, 3], [2, 3, 4]]
+    two = video_features.extract_runs(MeanColour(), reader, run_frames=3, max_videos=2)["features"]
+    assert [np.round(run[:, 1] / 10).tolist() for run in two] == [green[0], green[2]]
+    with pytest.raises(errors.UserError, match="holds no video"):
+        video_features.extract(MeanColour(), FakeReader([]))

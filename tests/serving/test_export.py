@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from tce_tf import compat, errors
 from tce_tf.data import augmentation
+from tce_tf.modeling import resnet
 from tce_tf.serving import encoder_module, export, loader
 
 CONFIG = encoder_module.EncoderConfig("resnet18", embedding_width=16, image_size=64)
@@ -101,8 +102,16 @@ def test_a_stack_encoder_takes_six_consecutive_frames_for_an_image(tmp_path):
     np.testing.assert_allclose(whole["embeddings"], mean, atol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="at least 6 frames"):
         signatures["clip"](clip=tf.constant(clips[:, :5]))
-    with pytest.raises(errors.UserError, match="takes stack_of_differences of 6 consecutive"):
-        loader.check_takes_frames(str(tmp_path))
+    named = loader.load_encoder(str(tmp_path))
+    assert (
+        tuple(named.image_shape)
+        == tuple(module.image_shape)
+        == (resnet.STACK_FRAMES, None, None, 3)
+    )
+    assert named.config == config
+    assert loader.weights_digest(named) == loader.weights_digest(module)
+    other = loader.build_encoder(config, seed=2)
+    assert loader.weights_digest(other) != loader.weights_digest(module)
 
 
 def test_reload_is_trainable(path, frames):

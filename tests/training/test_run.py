@@ -19,6 +19,14 @@ LOGGED = set(
     "positive_similarity negative_similarity hard_negative_fraction mining_threshold "
     "embedding_std learning_rate frames_per_second input_wait_fraction".split()
 )
+# Clips of ten frames give the monitor's runs of nine, so distances up to eight.
+MONITORED = {"knn.top1", "knn.top5"} | {
+    f"coherence.{name}"
+    for name in (
+        "neighbour_cosine other_cosine cosine_at.1 cosine_at.2 cosine_at.4 cosine_at.8 order_tau "
+        "alignment uniformity effective_rank"
+    ).split()
+}
 
 
 @pytest.fixture(name="settings")
@@ -53,7 +61,8 @@ def test_run_resume_and_export(settings, synthetic_shards, tmp_path):
     assert result.step == 8  # 32 videos, batch 8, 2 epochs
     logged = lines(full)
     assert [line["step"] for line in logged] == list(range(1, 9))
-    assert set(logged[0]) == LOGGED and set(logged[-1]) == LOGGED | {"knn.top1", "knn.top5"}
+    assert set(logged[0]) == LOGGED and set(logged[-1]) == LOGGED | MONITORED
+    assert logged[-1]["coherence.neighbour_cosine"] > logged[-1]["coherence.cosine_at.8"]
     assert [line["epoch"] for line in logged] == [0] * 4 + [1] * 4
     assert [line["learning_rate"] for line in logged] == pytest.approx([0.001] * 4 + [0.0001] * 4)
     assert logged[4]["mining_threshold"] == pytest.approx(1 - 2 * np.exp(-5 * 4 / 8))
