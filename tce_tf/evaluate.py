@@ -127,11 +127,7 @@ def load_encoder(values: flags.FlagValues, encoder: str, *, input_mode: str = "r
         resize_mode=values.resize_mode,
         input_mode=input_mode,
     )
-    loaded = loader.load_encoder(encoder, fallback=fallback, seed=values.seed)
-    signatures = getattr(loaded, "signatures", None)
-    if signatures and "features" not in signatures["frames"].structured_outputs:
-        raise errors.UserError(f"--encoder={encoder}: gives no features; it is a classifier")
-    return loaded
+    return loader.load_encoder(encoder, fallback=fallback, seed=values.seed)
 
 
 def main(values: flags.FlagValues) -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from tce_tf import command, embed, errors, evaluate
-from tce_tf.modeling import heads
-from tce_tf.serving import classifier_module, encoder_module, export, loader
+from tce_tf.serving import encoder_module, export, loader
 
 
 def run(*flags):
@@ -140,14 +139,3 @@ def test_an_encoder_of_stacks_in_evaluate_and_embed(data, synthetic_shards, tmp_
     embed.main(command.parse(embed.define_flags, flags))
     with np.load(tmp_path / "e.npz") as rows:
         assert rows["features"].shape == (160, 512) and rows["embeddings"].shape == (160, 8)
-
-
-def test_a_classifier_is_no_encoder(data, tmp_path):
-    config = classifier_module.ClassifierConfig("resnet18", image_size=32, class_names=("a", "b"))
-    backbone, _ = encoder_module.build_layers(config)
-    head = heads.Linear(2, seed=0)
-    head(np.zeros((1, 512), np.float32))
-    module = classifier_module.make_classifier(config, backbone, head)
-    export.export_encoder(module, str(tmp_path / "classifier"))
-    with pytest.raises(errors.UserError, match="gives no features; it is a classifier"):
-        here(f"--encoder={tmp_path}/classifier", *data)

@@ -64,7 +64,9 @@ def test_order_by_a_greedy_walk_and_scipy():
         left.remove(walk[-1])
     pairs = [(i, j) for i in range(1, 10) for j in range(i + 1, 10)]
     agree = sum(1 if walk[i] < walk[j] else -1 for i, j in pairs)
-    assert coherence.order_consistency(run) == pytest.approx(agree / len(pairs))
+    tau = coherence.order_consistency(run)
+    assert tau == pytest.approx(agree / len(pairs))
+    assert tau == pytest.approx(stats.kendalltau(range(1, 10), walk[1:]).statistic)
 
 
 def test_closed_forms():
