@@ -19,6 +19,7 @@ from tce_tf.training import (
     interruption,
     metrics_log,
     strategies,
+    workers,
 )
 
 # A loss that is not finite is noticed after so many steps at the latest.
@@ -57,6 +58,7 @@ class Loop:
         self._store, self._inputs, self._make_input = store, inputs, make_input
         self._images_per_step, self._describe = images_per_step, describe
         self._monitor = monitor
+        self._is_chief = workers.is_chief(strategy)
         self._watch = health.Watch(model)
         _, jit_network = strategies.jit_settings(config.jit)
         # Under several replicas only the inner functions can be compiled (DESIGN section 9).
@@ -95,14 +97,17 @@ class Loop:
           errors.UserError: a loss or weights that are not finite, or unreadable data.
           errors.Stopped: a signal came; the checkpoint of the last step is written.
         """
-        log = metrics_log.MetricsLog(
-            self._config.workdir, start_step=start_step, total_steps=last_step
-        )
+        log = None  # the chief's part, as are checkpoints and figures of the monitor
+        if self._is_chief:
+            log = metrics_log.MetricsLog(
+                self._config.workdir, start_step=start_step, total_steps=last_step
+            )
         try:
             with interruption.stop_request() as request:
                 return self._run(log, request, start_step, last_step)
         finally:
-            log.close()
+            if log is not None:
+                log.close()
 
     def _run(self, log, request, start_step, last_step):
         config = self._config
@@ -116,11 +121,11 @@ class Loop:
             logs = self._train_step(batch)
             ends = step == last_step
             stops = request.number is not None and not ends
-            saves = step % every == 0 or ends or stops
-            monitors = self._monitor is not None and (
+            saves = self._is_chief and (step % every == 0 or ends or stops)
+            monitors = (self._is_chief and self._monitor is not None) and (
                 ends or config.eval_every and step % config.eval_every == 0
             )
-            shows = step % config.log_every == 0 or ends or monitors
+            shows = self._is_chief and (step % config.log_every == 0 or ends or monitors)
             if saves or shows or step % _STEPS_BETWEEN_CHECKS == 0:
                 self._watch.check_loss(step, self._store.latest())
             if saves:
@@ -137,14 +142,14 @@ class Loop:
                     log.show(step, values)
                 if saves:
                     log.sync()
-                    path = self._store.save(step)
+                    self._store.save(step)
                     logging.debug("checkpoint at step %d", step)
             if shows or saves:
                 window.start(step)
             if stops:
                 raise errors.Stopped(
                     f"stopped by {signal.Signals(request.number).name} at step {step}, saved in "
-                    f"{path}: the same command goes on from there",
+                    f"{self._store.latest()}: the same command goes on from there",
                     request.number,
                 )
         return values

@@ -18,6 +18,7 @@ from tce_tf.training import (
     provenance,
     setup,
     strategies,
+    workers,
 )
 
 # Coherence from 64 videos and runs of 9 frames costs a fraction of what kNN does.
@@ -55,6 +56,12 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
         raise errors.FlagError(f"--data={config.data}: names a folder twice")
     reader = shard_reader.ShardReader(folders)
     strategy = strategies.make_strategy(config.strategy)
+    with workers.peer_errors(strategy, config.workdir):
+        return _run(config, folders, reader, strategy)
+
+
+def _run(config, folders, reader, strategy) -> TrainResult:
+    chief = workers.is_chief(strategy)
     strategies.check_batch_size(config.batch_size, strategy)
     readers = _check_outputs(config)
     inputs = setup.make_input(config, reader)
@@ -65,9 +72,11 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
         schedule = setup.make_schedule(config, inputs.steps_per_epoch)
         optimizer = setup.make_optimizer(config, schedule, model)
     # Not before all settings have passed: a refused start must not claim the workdir.
-    provenance.save_config(config.workdir, config, folders)
+    if chief:
+        provenance.save_config(config.workdir, config, folders)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
     start_step = store.restore() or 0
+    workers.check_agreement(strategy, config, folders, start_step)
     if start_step:
         logging.info("resumed from step %d", start_step)
     if start_step > last_step:
@@ -100,7 +109,7 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
         with pipeline.user_errors():
             metrics = steps.run(start_step, last_step)
     export_path = None
-    if config.export_dir:
+    if config.export_dir and chief:
         export_path = export.export_encoder(setup.encoder_of(model, config), config.export_dir)
         logging.info("exported to %s", export_path)
     return TrainResult(last_step, metrics, export_path)

@@ -5,6 +5,7 @@ import functools
 import tensorflow as tf
 
 from tce_tf import errors
+from tce_tf.training import workers
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
@@ -13,8 +14,14 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     Args:
       name: `auto` (mirrored over the GPUs when there are two or more, else one device),
         `one_device`, `mirrored` (all GPUs, or all logical CPU devices) or `multi_worker`
-        (`TF_CONFIG` names the workers).
+        (`TF_CONFIG` names the workers; a process can make it only before its first TensorFlow
+        operation).
+
+    Raises:
+      errors.UserError: a `TF_CONFIG` that describes no cluster.
     """
+    if name == "multi_worker":  # before anything else asks TensorFlow for devices
+        return _multi_worker()
     gpus = tf.config.list_logical_devices("GPU")
     if name == "auto":
         name = "mirrored" if len(gpus) > 1 else "one_device"
@@ -23,8 +30,6 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
     devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
     if name == "mirrored":
         return _mirrored(tuple(devices))
-    if name == "multi_worker":
-        return tf.distribute.MultiWorkerMirroredStrategy()
     raise ValueError(f"unknown strategy '{name}'")
 
 
@@ -33,6 +38,12 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     # One for all runs of a process: two over the same CPU devices count their collective operations
     # from the same number, and the runtime aborts the second run's for other types or shapes.
     return tf.distribute.MirroredStrategy(devices)
+
+
+@functools.cache
+def _multi_worker() -> tf.distribute.MultiWorkerMirroredStrategy:
+    workers.check_cluster()
+    return tf.distribute.MultiWorkerMirroredStrategy()
 
 
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
