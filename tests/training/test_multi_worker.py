@@ -1,0 +1,197 @@
+"""Do several processes train one model as one process does, and end together when one dies?
+
+Workers are real processes of the command on loopback; what they must equal is a mirrored run over
+two devices in this process, which is itself stopped, resumed and exported.
+"""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tce_tf import config, errors
+from tce_tf.serving import loader
+from tce_tf.training import checkpoints, run, workers
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module", name="settings")
+def _settings(synthetic_shards, tmp_path_factory):
+    root = tmp_path_factory.mktemp("workers")
+    return config.TrainConfig(
+        data=synthetic_shards["train"],
+        workdir=str(root / "mirrored"),
+        strategy="mirrored",
+        image_size=32,
+        batch_size=8,
+        num_negatives=8,
+        epochs=50,
+        decay_epochs="",
+        steps=STEPS,
+        log_every=1,
+        checkpoint_every=2,
+        learning_rate=1e-5,
+    )
+
+
+def losses(workdir):
+    with open(f"{workdir}/metrics.jsonl", encoding="utf-8") as file:
+        lines = [json.loads(line) for line in file]
+    assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
+    return [line["loss"] for line in lines]
+
+
+def bank(workdir, step):
+    reader = tf.train.load_checkpoint(f"{workdir}/checkpoints/ckpt-{step}")
+    (name,) = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/bank/")]
+    return reader.get_tensor(name)
+
+
+@pytest.fixture(scope="module", name="mirrored")
+def _mirrored(settings):
+    """The workdir of a mirrored run that was stopped halfway, resumed, and exported."""
+    assert run.train(dataclasses.replace(settings, steps=STEPS // 2)).step == STEPS // 2
+    result = run.train(dataclasses.replace(settings, export_dir=f"{settings.workdir}-export"))
+    assert result.step == STEPS and result.export_path.endswith("-export/1")
+    return settings.workdir
+
+
+def test_a_mirrored_run_resumes_and_exports_its_weights(mirrored):
+    assert len(losses(mirrored)) == STEPS and np.isfinite(losses(mirrored)).all()
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    exported, trained = loader.load_encoder(f"{mirrored}-export"), loader.load_encoder(mirrored)
+    ours, theirs = exported.frames(frames), trained.frames(frames)
+    for name in ("features", "embeddings"):
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
+
+
+def start(settings, *changes):
+    """Starts two workers; `changes` are what differs from the settings for each, or for both."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            ports.append(probe.getsockname()[1])
+    cluster = {"worker": [f"127.0.0.1:{port}" for port in ports]}
+    started = []
+    for index in range(2):
+        own = dataclasses.replace(
+            settings, strategy="multi_worker", **changes[index % len(changes)]
+        )
+        flags = [
+            f"--{name}={str(value).lower() if isinstance(value, bool) else value}"
+            for name, value in dataclasses.asdict(own).items()
+        ]
+        task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tce_tf.train", *flags],
+                env=os.environ | {"TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": "-1"},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    return started
+
+
+def finish(processes, timeout=240):
+    """Exit codes and standard errors."""
+    try:
+        outputs = [process.communicate(timeout=timeout)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], outputs
+
+
+def error_line(output):
+    assert "Traceback" not in output, output
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def test_two_workers_train_as_two_devices_do(settings, mirrored, tmp_path):
+    """The same losses and bank; the chief alone writes, and only what one process would."""
+    workdir = tmp_path / "run"
+    codes, outputs = finish(start(settings, {"workdir": str(workdir)}))
+    assert codes == [0, 0], outputs
+    np.testing.assert_allclose(losses(workdir), losses(mirrored), rtol=1e-4)
+    np.testing.assert_allclose(bank(workdir, STEPS), bank(mirrored, STEPS), atol=1e-4)
+    assert np.abs(bank(workdir, STEPS) - bank(workdir, STEPS // 2)).max() > 0.01
+    assert sorted(os.listdir(workdir)) == sorted(os.listdir(mirrored))
+    assert sorted(os.listdir(workdir / "checkpoints")) == sorted(
+        os.listdir(f"{mirrored}/checkpoints")
+    )
+    assert len(os.listdir(workdir / "tensorboard")) == 1
+    assert "step 1/4" in outputs[0] and "step 1/4" not in outputs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_one_is_killed_the_others_end_and_all_can_resume(settings, mirrored, tmp_path, victim):
+    workdir = tmp_path / "run"
+    endless = {"workdir": str(workdir), "steps": 0, "checkpoint_every": 1}
+    processes = start(settings, endless)
+    deadline = time.monotonic() + 200
+    while (checkpoints.latest(str(workdir)) or "-0").endswith("-0"):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    processes[victim].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    codes, outputs = finish(processes)
+    assert time.monotonic() - killed < 60
+    assert codes[victim] == -signal.SIGKILL and codes[1 - victim] == 1
+    line = error_line(outputs[1 - victim])
+    assert "another worker has ended" in line and str(workdir) in line, line
+
+    saved = int(checkpoints.latest(str(workdir)).rsplit("-", 1)[1])
+    last = max(saved + 2, STEPS)
+    codes, outputs = finish(start(settings, endless | {"steps": last}))
+    assert codes == [0, 0], outputs
+    for output in outputs:
+        assert f"resumed from step {saved}" in output
+    assert len(losses(workdir)) == last
+    np.testing.assert_allclose(losses(workdir)[:STEPS], losses(mirrored), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_workers_that_would_train_apart_are_refused(settings, mirrored, tmp_path):
+    for changes, message in [
+        (({}, {"seed": 1}), "differ in their flags"),
+        (({}, {"workdir": str(tmp_path / "alone")}), "resume from steps [0, 4]"),
+    ]:
+        processes = start(settings, *({"workdir": mirrored, "steps": 6} | c for c in changes))
+        codes, outputs = finish(processes)
+        assert codes == [1, 1], outputs
+        # One may notice that the other has gone before it comes to compare.
+        lines = [error_line(output) for output in outputs]
+        assert any(message in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is not set"),
+        ("{", "it is '{'"),
+        ('{"cluster": {"worker": ["a:1"]}}', "'task'"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}}', "host:port"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index is 1"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "type worker"),
+    ],
+)
+def test_a_bad_cluster_is_one_line(monkeypatch, text, message):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if text is not None:
+        monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(errors.UserError, match="--strategy=multi_worker: set TF_CONFIG") as failure:
+        workers.check_cluster()
+    assert message in str(failure.value)
