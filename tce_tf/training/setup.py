@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import tensorflow as tf
 
 from tce_tf import compat, errors
 from tce_tf import config as config_lib
@@ -100,11 +101,18 @@ def make_optimizer(
 def encoder_of(
     model: tce_model.TCEModel, config: config_lib.TrainConfig
 ) -> encoder_module.EncoderModule:
-    """The encoder inside a model, sharing its weights."""
+    """The encoder inside a model as it is now, in float32 whatever the precision of the training.
+
+    A copy: nothing of a strategy, of several replicas or of float16 convolutions is left in it.
+    """
     settings = encoder_module.EncoderConfig(
         backbone=config.backbone,
         embedding_width=config.embedding_width,
         image_size=config.image_size,
         resize_mode=config.resize_mode,
     )
-    return encoder_module.EncoderModule(settings, model.backbone, model.projection)
+    layers = encoder_module.build_layers(settings)
+    for copy, trained in zip(layers, (model.backbone, model.projection), strict=True):
+        for ours, theirs in zip(copy.weights, trained.weights, strict=True):
+            compat.tf_variable(ours).assign(tf.convert_to_tensor(theirs))
+    return encoder_module.make_encoder(settings, *layers)

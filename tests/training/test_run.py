@@ -198,3 +198,16 @@ def test_metrics_are_cut_back(tmp_path, content, kept):
     path.write_bytes(content)
     metrics_log.cut_back(str(path), 3)
     assert path.read_bytes() == kept
+
+
+def test_an_export_of_a_half_precision_run_computes_in_float32(settings, tmp_path):
+    """As the encoder that its workdir's float32 weights give, to the contract's 1e-5."""
+    half = dataclasses.replace(
+        settings, precision="mixed_float16", steps=1, export_dir=str(tmp_path / "half")
+    )
+    run.train(half)
+    exported, trained = loader.load_encoder(half.export_dir), loader.load_encoder(half.workdir)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
+    ours, theirs = exported.frames(frames), trained.frames(frames)
+    for name in ("features", "embeddings"):
+        np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
