@@ -44,6 +44,8 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
         many unreadable frames, or a loss that is no longer finite.
       errors.Stopped: SIGTERM or SIGINT came; the same call resumes.
     """
+    if config.strategy == "multi_worker":
+        strategies.make_strategy(config.strategy)  # before anything starts TensorFlow's devices
     with determinism.deterministic(config.deterministic):
         return _train(config)
 
