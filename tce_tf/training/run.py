@@ -114,6 +114,7 @@ def _run(config, folders, reader, strategy) -> TrainResult:
     if config.export_dir and chief:
         export_path = export.export_encoder(setup.encoder_of(model, config), config.export_dir)
         logging.info("exported to %s", export_path)
+    workers.wait_for_all(strategy)
     return TrainResult(last_step, metrics, export_path)
 
 

@@ -77,16 +77,7 @@ def check_agreement(
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OWN_PATHS}
     shards = [found["manifest"] for found in provenance.data_manifests(folders)]
     digest = hashlib.sha256(json.dumps([settings, shards]).encode()).digest()
-    own = np.array([[start_step, *np.frombuffer(digest[:16], np.int64)]])
-
-    @tf.function
-    def gather():
-        def everyone():
-            return tf.distribute.get_replica_context().all_gather(tf.constant(own), axis=0)
-
-        return strategy.run(everyone)
-
-    of_all = strategy.experimental_local_results(gather())[0].numpy()
+    of_all = _gather(strategy, [start_step, *np.frombuffer(digest[:16], np.int64)])
     if len(set(of_all[:, 0])) > 1:
         raise errors.UserError(
             f"the workers would resume from steps {sorted(set(of_all[:, 0].tolist()))}: "
@@ -96,6 +87,30 @@ def check_agreement(
         raise errors.UserError(
             "the workers differ in their flags or in the shards of --data: give all the same"
         )
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Returns when every worker has come here.
+
+    A worker that left while the chief still writes would leave it waiting, for a minute or for good,
+    where it lets go of its iterator.
+    """
+    if strategy.cluster_resolver is not None:
+        _gather(strategy, [0])
+
+
+def _gather(strategy, numbers) -> np.ndarray:
+    """Each replica's numbers, int64 [replicas, n]."""
+    own = np.array([numbers], np.int64)
+
+    @tf.function
+    def gather():
+        def everyone():
+            return tf.distribute.get_replica_context().all_gather(tf.constant(own), axis=0)
+
+        return strategy.run(everyone)
+
+    return strategy.experimental_local_results(gather())[0].numpy()
 
 
 @contextlib.contextmanager
