@@ -16,6 +16,8 @@ _FIGURES = {"top1": "top-1", "top5": "top-5"} | {f"r{k}": f"R@{k}" for k in retr
 def lines(scores: Mapping) -> Iterator[str]:
     """The scores as text: fractions in percent, deviations in brackets, data sets below.
 
+    Deviations are over splits where there are several, of few-shot otherwise over draws.
+
     Args:
       scores: of `protocols.Result` or `protocols.average`.
     """
@@ -29,7 +31,8 @@ def lines(scores: Mapping) -> Iterator[str]:
     shots = [name for name in scores if name.startswith("few_shot.") and name.endswith(".mean")]
     if shots:
         yield "few-shot " + ", ".join(
-            f"{name.split('.')[1]} a class {_percent(scores[name], scores[f'{name[:-4]}std'])}"
+            f"{name.split('.')[1]} a class "
+            + _percent(scores[name], spread.get(name, scores[f"{name[:-4]}std"]))
             for name in shots
         )
     coherent = [name for name in scores if name.startswith("coherence.")]
