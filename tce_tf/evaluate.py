@@ -171,7 +171,9 @@ def main(values: flags.FlagValues) -> None:
             len(train.names) if train else 0,
             len(test.names),
         )
-        found = protocols.evaluate(encoder, train=train, test=test, settings=settings)
+        found = protocols.evaluate(
+            encoder, train=train, test=test, settings=settings, show_progress=True
+        )
         results[split] = found.scores | {
             "settings": _provenance(values, paths, encoder, train, test)
         }

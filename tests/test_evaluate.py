@@ -41,6 +41,7 @@ def test_every_protocol(data, tmp_path):
         "--coherence_frames=5", "--resize_mode=squash", "--seed=3", f"--output={output}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "32/32 videos" in done.stderr  # progress, for one who waits
     scores = json.loads(output.read_text())
     numbers = [f"{p}.top{k}" for p in ("knn", "linear") for k in (1, 5)]
     numbers += [f"retrieval.r{k}" for k in (1, 5, 10, 20, 50)]

@@ -71,6 +71,7 @@ def evaluate(
     train: shard_reader.ShardReader | None,
     test: shard_reader.ShardReader,
     settings: Settings,
+    show_progress: bool = False,
 ) -> Result:
     """Scores an encoder.
 
@@ -80,6 +81,7 @@ def evaluate(
         asked, which needs no labels.
       test: the videos that are scored.
       settings: what to score.
+      show_progress: a bar on a terminal, log lines otherwise.
 
     Raises:
       errors.UserError: unlabelled shards, other classes in train than in test, a group in both.
@@ -88,22 +90,28 @@ def evaluate(
     matrices: dict[str, np.ndarray] = {}
     if set(settings.protocols) - {"coherence"}:
         check_labelled(train, test)
-        scores, matrices = _score_labelled(encoder, train, test, settings)
+        scores, matrices = _score_labelled(encoder, train, test, settings, show_progress)
     if "coherence" in settings.protocols:
         runs = video_features.extract_runs(
             encoder,
             test,
             run_frames=settings.coherence_frames,
             max_videos=settings.coherence_videos,
+            show_progress=show_progress,
         )
         figures = coherence.coherence_figures(runs[settings.representation])
         scores |= {f"coherence.{name}": value for name, value in figures.items()}
     return Result(scores, matrices)
 
 
-def _score_labelled(encoder, train, test, settings) -> tuple[dict, dict]:
+def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict, dict]:
     found = [
-        video_features.extract(encoder, reader, frames_per_video=settings.frames_per_video)
+        video_features.extract(
+            encoder,
+            reader,
+            frames_per_video=settings.frames_per_video,
+            show_progress=show_progress,
+        )
         for reader in (train, test)
     ]
     train_features, test_features = (getattr(x, settings.representation) for x in found)
