@@ -1,5 +1,6 @@
 """What is fine-tuned? The backbone with a linear classifier, on the summed logits of a video's parts."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import keras
@@ -100,20 +101,35 @@ class ActionClassifier(keras.Model):
         number = tf.cast(replica.replica_id_in_sync_group if replica else 0, tf.int64)
         step = tf.cast(self.optimizer.iterations, tf.int64)
         images, label = views["images"], views["label"]
+        weights = self.optimized_weights
+        variables = [compat.tf_variable(w) for w in weights]
+        # A tape a part, so that never three gradients of a weight are added at once: such a sum has
+        # no fixed order (training/determinism.py).
+        tapes, parts = [], []
+        for part in range(images.shape[1]):
+            # A draw for each step, part and replica.
+            stream = (step * images.shape[1] + part) * replicas + number
+            seed = tf.stack([tf.constant(self._seed, tf.int64), stream])
+            with tf.GradientTape() as tape:
+                parts.append(self(images[:, part], training=True, dropout_seed=seed))
+            tapes.append(tape)
+        logits = functools.reduce(tf.add, parts)
         with tf.GradientTape() as tape:
-            logits = 0.0
-            for part in range(images.shape[1]):
-                # A draw for each step, part and replica.
-                stream = (step * images.shape[1] + part) * replicas + number
-                seed = tf.stack([tf.constant(self._seed, tf.int64), stream])
-                logits += self(images[:, part], training=True, dropout_seed=seed)
+            tape.watch(logits)
             loss = tf.reduce_mean(
                 tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
             )
             # apply_gradients sums over replicas; the loss of the global batch is their mean.
             scaled_loss = compat.scaled_loss(self.optimizer, loss / replicas)
-        weights = self.optimized_weights
-        gradients = tape.gradient(scaled_loss, [compat.tf_variable(w) for w in weights])
+        of_logits = tape.gradient(scaled_loss, logits)
+        gradients = None
+        for tape, output in zip(tapes, parts, strict=True):
+            found = tape.gradient(output, variables, output_gradients=of_logits)
+            gradients = (
+                found
+                if gradients is None
+                else [a + b for a, b in zip(gradients, found, strict=True)]
+            )
         gradients = compat.unscaled_gradients(self.optimizer, gradients)
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         if not self.freeze_backbone:

@@ -114,6 +114,10 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     if saved_model is None and storage.exists(path):
         # A training run has no input mode: it takes single frames.
         settings = {"input_mode": "rgb"} | json.loads(storage.read_bytes(path))["settings"]
+        if "num_segments" in settings:
+            raise errors.UserError(
+                f"--encoder={encoder}: the workdir of a fine-tuned classifier, not of an encoder"
+            )
         return encoder_module.EncoderConfig(**_known(settings))
     return None
 

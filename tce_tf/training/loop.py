@@ -38,7 +38,8 @@ class Loop:
       make_input: (worker, number of workers) -> the batches of that worker.
       images_per_step: through the network, for the rate.
       describe: step -> what else is logged of it.
-      monitor: figures of the model as it is now; called every `eval_every` steps and at the end.
+      monitor: step -> figures of the model as it is now; called every `eval_every` steps and at the
+        end.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Loop:
         make_input: Callable[[int, int], Any],
         images_per_step: int,
         describe: Callable[[int], dict[str, float]],
-        monitor: Callable[[], dict[str, float]] | None = None,
+        monitor: Callable[[int], dict[str, float]] | None = None,
     ):
         self._config, self._strategy, self._model = config, strategy, model
         self._store, self._inputs, self._make_input = store, inputs, make_input
@@ -135,7 +136,7 @@ class Loop:
                 self._watch.warn(step, values)
             try:
                 if monitors:
-                    values |= self._monitor()
+                    values |= self._monitor(step)
             finally:  # a monitor that fails must not cost the steps before it
                 if shows:
                     log.write(step, values)

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
 import tqdm
@@ -83,17 +83,25 @@ class MetricsLog:
             self._bar.close()
 
 
+def read(path: str) -> list[dict]:
+    """The whole lines of a metrics file, in order; none if there is no file."""
+    return [content for _, content in _lines(path)]
+
+
 def cut_back(path: str, step: int) -> None:
     """Drops the lines of a metrics file after a step, and those a dying process left unfinished."""
+    if storage.size(path) is not None:
+        kept = [line + b"\n" for line, content in _lines(path) if content["step"] <= step]
+        storage.write_atomic(path, b"".join(kept))
+
+
+def _lines(path: str) -> Iterator[tuple[bytes, dict]]:
     if storage.size(path) is None:
         return
-    kept = []
     for line in storage.read_bytes(path).splitlines():
         try:
             content = json.loads(line)
         except ValueError:  # not JSON, or not UTF-8
             continue
-        number = content.get("step") if isinstance(content, dict) else None
-        if isinstance(number, int) and number <= step:
-            kept.append(line + b"\n")
-    storage.write_atomic(path, b"".join(kept))
+        if isinstance(content, dict) and isinstance(content.get("step"), int):
+            yield line, content

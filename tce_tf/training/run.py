@@ -8,7 +8,7 @@ from absl import logging
 
 from tce_tf import config as config_lib
 from tce_tf import errors
-from tce_tf.data import pipeline, shard_reader, storage
+from tce_tf.data import pipeline, shard_reader
 from tce_tf.evaluation import protocols
 from tce_tf.serving import export
 from tce_tf.training import (
@@ -77,15 +77,8 @@ def _run(config, folders, reader, strategy) -> TrainResult:
     if chief:
         provenance.save_config(config.workdir, config, folders)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
-    start_step = store.restore() or 0
+    start_step = setup.resume(store, config, last_step)
     workers.check_agreement(strategy, config, folders, start_step)
-    if start_step:
-        logging.info("resumed from step %d", start_step)
-    if start_step > last_step:
-        raise errors.UserError(
-            f"--steps={config.steps}: the run in {config.workdir} is at step {start_step} already; "
-            "raise it, or take another --workdir"
-        )
     logging.info(
         "%d videos, %d steps an epoch, %d steps in all, %d replica(s), %s",
         len(reader.names), inputs.steps_per_epoch, last_step, strategy.num_replicas_in_sync,
@@ -106,7 +99,7 @@ def _run(config, folders, reader, strategy) -> TrainResult:
                 "mining_threshold": float(model.mining_threshold(step - 1)),
                 "learning_rate": float(schedule.exact(step - 1)),
             },
-            monitor=functools.partial(_monitor, model, config, *readers) if readers else None,
+            monitor=(lambda step: _monitor(model, config, *readers)) if readers else None,
         )
         with pipeline.user_errors():
             metrics = steps.run(start_step, last_step)
@@ -127,13 +120,7 @@ def _check_outputs(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardRe
     Raises:
       errors.UserError: a folder that cannot be made, or data that the monitor cannot score.
     """
-    for name in ("workdir", "export_dir"):
-        path = getattr(config, name)
-        try:
-            if path:
-                storage.make_folder(path)
-        except errors.UserError as error:
-            raise errors.UserError(f"--{name}={path}: {error}") from error
+    setup.make_folders(config)
     if not config.eval_train:
         return ()
     readers = tuple(

@@ -4,13 +4,14 @@ import dataclasses
 
 import keras
 import tensorflow as tf
+from absl import logging
 
 from tce_tf import compat, errors
 from tce_tf import config as config_lib
-from tce_tf.data import augmentation, pipeline, sampling, shard_reader
+from tce_tf.data import augmentation, pipeline, sampling, shard_reader, storage
 from tce_tf.modeling import tce_model
 from tce_tf.serving import encoder_module
-from tce_tf.training import optimizers, schedules, strategies
+from tce_tf.training import checkpoints, optimizers, schedules, strategies
 
 
 def make_input(
@@ -72,7 +73,7 @@ def build_model(
     return model
 
 
-def make_schedule(config: config_lib.TrainConfig, steps_per_epoch: int) -> schedules.Schedule:
+def make_schedule(config, steps_per_epoch: int) -> schedules.Schedule:
     """The learning rate of each step."""
     return schedules.Schedule(
         config.learning_rate,
@@ -84,7 +85,7 @@ def make_schedule(config: config_lib.TrainConfig, steps_per_epoch: int) -> sched
 
 
 def make_optimizer(
-    config: config_lib.TrainConfig, schedule: schedules.Schedule, model: tce_model.TCEModel
+    config, schedule: schedules.Schedule, model: keras.Model
 ) -> keras.optimizers.Optimizer:
     """The optimizer of a run, built for the weights that the loss reaches and given to the model."""
     optimizer = optimizers.make_optimizer(
@@ -116,3 +117,35 @@ def encoder_of(
         for ours, theirs in zip(copy.weights, trained.weights, strict=True):
             compat.tf_variable(ours).assign(tf.convert_to_tensor(theirs))
     return encoder_module.make_encoder(settings, *layers)
+
+
+def make_folders(config) -> None:
+    """Makes `workdir` and `export_dir` now, so that nothing fails for their sake after the training.
+
+    Raises:
+      errors.UserError: a folder that cannot be made.
+    """
+    for name in ("workdir", "export_dir"):
+        path = getattr(config, name)
+        try:
+            if path:
+                storage.make_folder(path)
+        except errors.UserError as error:
+            raise errors.UserError(f"--{name}={path}: {error}") from error
+
+
+def resume(store: checkpoints.Checkpoints, config, last_step: int) -> int:
+    """Restores the newest checkpoint, if there is one; returns the steps done.
+
+    Raises:
+      errors.UserError: the run is beyond its last step already.
+    """
+    start_step = store.restore() or 0
+    if start_step:
+        logging.info("resumed from step %d", start_step)
+    if start_step > last_step:
+        raise errors.UserError(
+            f"--steps={config.steps}: the run in {config.workdir} is at step {start_step} already; "
+            "raise it, or take another --workdir"
+        )
+    return start_step

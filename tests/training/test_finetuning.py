@@ -1,0 +1,158 @@
+"""Does fine-tuning go from settings to results? Start, score, best, resume, export, refusals."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tce_tf import config, errors
+from tce_tf.data import shard_reader, video_frames
+from tce_tf.serving import encoder_module, export, loader
+from tce_tf.training import finetuning
+
+ENCODER = encoder_module.EncoderConfig("resnet18", embedding_width=8, image_size=32)
+
+
+@pytest.fixture(scope="module", name="encoder")
+def _encoder(tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("encoder"))
+    export.export_encoder(loader.build_encoder(ENCODER, seed=3), folder)
+    return folder
+
+
+@pytest.fixture(name="settings")
+def _settings(synthetic_shards, encoder, tmp_path):
+    return config.FinetuneConfig(
+        train=synthetic_shards["train"],
+        test=synthetic_shards["test"],
+        encoder=encoder,
+        workdir=str(tmp_path / "run"),
+        batch_size=8,
+        epochs=3,
+        learning_rate=0.01,
+        decay_epochs="2",
+        test_frames=4,
+        log_every=1,
+        eval_every=4,
+    )
+
+
+def lines(workdir):
+    with open(f"{workdir}/metrics.jsonl", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def checkpoint(path):
+    reader = tf.train.load_checkpoint(path)
+    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
+            if not name.startswith(("_CHECKPOINTABLE", "save_counter"))}  # fmt: skip
+
+
+def test_from_encoder_to_results_and_export(settings, encoder, tmp_path):
+    settings = dataclasses.replace(settings, export_dir=str(tmp_path / "out"))
+    result = finetuning.finetune(settings)
+    assert result.step == 12  # 32 videos, 3 epochs of 4 steps
+    logged = lines(settings.workdir)
+    assert [line["step"] for line in logged] == list(range(1, 13))
+    assert [line["step"] for line in logged if "test.top1" in line] == [4, 8, 12]
+    assert [line["learning_rate"] for line in logged] == [0.01] * 8 + pytest.approx([0.001] * 4)
+    with open(f"{settings.workdir}/results.json", encoding="utf-8") as file:
+        saved = json.load(file)
+    assert saved["top1"] == result.results["top1"] == logged[-1]["test.top1"]
+
+    # The scores are those of the exported classifier, summed over the frames by hand.
+    loaded = tf.saved_model.load(result.export_path)
+    reader = shard_reader.ShardReader([settings.test])
+    logits = [
+        loaded.frames(video["frames"])["logits"].numpy().sum(axis=0)
+        for video in video_frames.frames_dataset(reader, frames_per_video=4)
+    ]
+    predicted = np.argmax(logits, axis=1)
+    assert saved["top1"] == np.mean(predicted == reader.labels)
+    in_five = [label in np.argsort(-row)[:5] for row, label in zip(logits, reader.labels)]  # noqa: B905
+    assert saved["top5"] == np.mean(in_five)
+    confusion = np.array(saved["confusion"])
+    assert confusion.sum() == 16 and np.trace(confusion) == np.sum(predicted == reader.labels)
+    np.testing.assert_array_equal(confusion.sum(axis=1), np.bincount(reader.labels, minlength=8))
+    assert list(saved["per_class"]) == [
+        name for i, name in enumerate(reader.class_names) if i in reader.labels
+    ]
+
+    # The best checkpoint is that of the best line, and is there.
+    scored = {line["step"]: line["test.top1"] for line in logged if "test.top1" in line}
+    best = min(step for step, top1 in scored.items() if top1 == max(scored.values()))
+    assert saved["best"]["step"] == best and saved["best"]["top1"] == scored[best]
+    assert tf.io.gfile.exists(f"{settings.workdir}/{saved['best']['checkpoint']}.index")
+
+
+def test_it_starts_from_the_encoder_and_scratch_does_not(settings, encoder):
+    kernel = loader.build_encoder(ENCODER, seed=3).variables[0].numpy()
+    for name, same in ((encoder, True), ("none", False)):
+        given = dataclasses.replace(
+            settings, encoder=name, image_size=32, learning_rate=1e-12, steps=1,
+            workdir=f"{settings.workdir}-{same}",
+        )  # fmt: skip
+        finetuning.finetune(given)
+        found = checkpoint(f"{given.workdir}/checkpoints/ckpt-1")
+        first = found["model/backbone/conv1/kernel/.ATTRIBUTES/VARIABLE_VALUE"]
+        assert np.allclose(first, kernel, atol=1e-6) == same
+
+
+@pytest.mark.parametrize("mode", ["rgb", "stack_of_differences"])
+def test_a_resumed_run_equals_one_never_stopped(settings, mode):
+    settings = dataclasses.replace(settings, input_mode=mode, dropout=0.5, augment=True, epochs=2)
+    finetuning.finetune(settings)
+    parts = dataclasses.replace(settings, workdir=f"{settings.workdir}-parts")
+    finetuning.finetune(dataclasses.replace(parts, steps=3, checkpoint_every=3))
+    finetuning.finetune(parts)
+    whole, pieces = lines(settings.workdir), lines(parts.workdir)
+    assert [line["loss"] for line in whole] == [line["loss"] for line in pieces]
+    first = checkpoint(f"{settings.workdir}/checkpoints/ckpt-8")
+    second = checkpoint(f"{parts.workdir}/checkpoints/ckpt-8")
+    assert first.keys() == second.keys() and len(first) > 150
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name], err_msg=name)
+
+
+def test_a_linear_probe_moves_the_linear_layer_alone(settings, encoder):
+    finetuning.finetune(dataclasses.replace(settings, freeze_backbone=True, steps=4))
+    found = checkpoint(f"{settings.workdir}/checkpoints/ckpt-4")
+    expected = loader.build_encoder(ENCODER, seed=3)
+    for name, variable in zip(expected.variable_names, expected.variables, strict=True):
+        if name in ("backbone.conv1.weight", "backbone.bn1.running_mean"):
+            ours = {"backbone.conv1.weight": "conv1/kernel"}.get(name, "bn1/moving_mean")
+            value = found[f"model/backbone/{ours}/.ATTRIBUTES/VARIABLE_VALUE"]
+            np.testing.assert_array_equal(value, variable.numpy())
+
+
+def test_it_learns(settings):
+    """Few steps on clips whose classes differ in looks: the training loss falls by a third."""
+    settings = dataclasses.replace(settings, epochs=12, decay_epochs="", learning_rate=0.02,
+                                   eval_every=0)  # fmt: skip
+    finetuning.finetune(settings)
+    losses = [line["loss"] for line in lines(settings.workdir)]
+    assert np.mean(losses[-4:]) < 0.67 * np.mean(losses[:4])
+
+
+def test_two_replicas_score_too(settings):
+    result = finetuning.finetune(
+        dataclasses.replace(settings, strategy="mirrored", steps=4, sync_batch_norm=True)
+    )
+    assert result.step == 4 and 0 <= result.results["top1"] <= 1
+
+
+def test_refusals(settings, synthetic_shards, tmp_path):
+    def refused(message, **changes):
+        with pytest.raises(errors.UserError, match=message):
+            finetuning.finetune(dataclasses.replace(settings, **changes))
+
+    refused("leakage: .* groups are in both", test=synthetic_shards["train"])
+    refused("neither a SavedModel folder", encoder=str(tmp_path))
+    refused("batch_size=33 is more than the 32 videos", batch_size=33)
+    assert not (tmp_path / "run" / "config.json").exists()
+    finetuning.finetune(dataclasses.replace(settings, steps=1))
+    refused("--num_segments: 3 then, 2 now", num_segments=2)
+    with pytest.raises(errors.UserError, match="fine-tuned classifier"):
+        loader.load_encoder(settings.workdir)
