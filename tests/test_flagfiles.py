@@ -4,10 +4,12 @@ import pathlib
 
 import pytest
 
-from tce_tf import command, config, train
+from tce_tf import command, config, finetune, train
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.flags"))
+FINETUNING = [path for path in FILES if "tce_tf.finetune " in path.read_text()]
+PRETRAINING = [path for path in FILES if path not in FINETUNING]
 
 
 @pytest.fixture(autouse=True)
@@ -16,18 +18,27 @@ def _from_the_projects_root(monkeypatch):
 
 
 def parse(path, *more):
-    values = command.parse(train.define_flags, [f"--flagfile={path}", *more])
-    return command.to_dataclass(config.TrainConfig, values)
+    module, cls = (train, config.TrainConfig)
+    if path in FINETUNING:
+        module, cls = (finetune, config.FinetuneConfig)
+    values = command.parse(module.define_flags, [f"--flagfile={path}", *more])
+    return command.to_dataclass(cls, values)
 
 
 def test_there_are_flag_files():
-    assert {path.stem for path in FILES} >= {
+    assert {path.stem for path in PRETRAINING} >= {
         "pretrain",
         "pretrain_ucf101",
         "pretrain_ucf101_resnet50",
         "pretrain_kinetics_resnet50",
         "pretrain_released",
         "demo",
+    }
+    assert {path.stem for path in FINETUNING} == {
+        "finetune_ucf101",
+        "finetune_ucf101_sod",
+        "finetune_hmdb51",
+        "linear_probe",
     }
 
 
@@ -37,8 +48,9 @@ def test_flag_file_says_what_it_is(path):
     for heading in ("# COMMAND", "# HARDWARE"):
         assert heading in text
     settings = parse(path)
-    # Bare commands must run: defaults for both paths, but for the demo, which makes its own.
-    assert bool(settings.data) == bool(settings.workdir) == (path.stem != "demo")
+    # Bare commands must run: defaults for all paths, but for the demo, which makes its own.
+    data = settings.train and settings.test if path in FINETUNING else settings.data
+    assert bool(data) == bool(settings.workdir) == (path.stem != "demo")
 
 
 def test_the_paper_recipe():
@@ -52,7 +64,19 @@ def test_the_paper_recipe():
     assert (released.frame_gap, released.mining) == ("0", False)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_papers_fine_tuning():
+    settings = parse(EXPERIMENTS / "finetune_ucf101.flags")
+    assert (settings.batch_size, settings.epochs) == (100, 900)
+    assert (settings.num_segments, settings.test_frames) == (3, 19)
+    assert (settings.learning_rate, settings.decay_epoch_list) == (0.05, [375])
+    assert (settings.weight_decay, settings.dropout, settings.augment) == (0, 0, False)
+    stacks = parse(EXPERIMENTS / "finetune_ucf101_sod.flags")
+    assert (stacks.batch_size, stacks.epochs, stacks.decay_epoch_list) == (25, 600, [375])
+    assert stacks.input_mode == "stack_of_differences"
+    assert parse(EXPERIMENTS / "linear_probe.flags").freeze_backbone
+
+
+@pytest.mark.parametrize("path", PRETRAINING, ids=lambda path: path.stem)
 def test_flag_file_trains_two_steps(path, synthetic_shards, tmp_path):
     from tce_tf.training import run
 
@@ -61,3 +85,20 @@ def test_flag_file_trains_two_steps(path, synthetic_shards, tmp_path):
     result = run.train(parse(path, *where, *reduced))
     assert result.step == 2 and result.metrics["loss"] > 0
     assert (tmp_path / "checkpoints" / "ckpt-2.index").exists()
+
+
+@pytest.mark.parametrize("path", FINETUNING, ids=lambda path: path.stem)
+def test_flag_file_fine_tunes_two_steps(path, synthetic_shards, tmp_path):
+    from tce_tf.training import finetuning
+
+    reduced = [
+        "--batch_size=4",
+        "--image_size=32",
+        "--steps=2",
+        "--test_frames=2",
+        "--encoder=none",
+    ]
+    where = [f"--{name}={synthetic_shards[name]}" for name in ("train", "test")]
+    result = finetuning.finetune(parse(path, *where, f"--workdir={tmp_path}", *reduced))
+    assert result.step == 2 and 0 <= result.results["top1"] <= 1
+    assert (tmp_path / "results.json").exists()
