@@ -209,7 +209,11 @@ class FinetuneConfig:
     decay_factor: float = _as_in_training("decay_factor")
     momentum: float = _as_in_training("momentum")
     weight_decay: float = _as_in_training("weight_decay", 0.0)
-    strategy: str = _as_in_training("strategy")
+    strategy: str = setting(
+        "auto",
+        "auto: mirrored over the GPUs if there are several, else one device.",
+        ("auto", "one_device", "mirrored"),
+    )
     sync_batch_norm: bool = _as_in_training("sync_batch_norm")
     precision: str = _as_in_training("precision")
     jit: str = _as_in_training("jit")

@@ -25,9 +25,3 @@ def video_logits(
         return np.stack(
             [classifier.frames(video["frames"])["logits"].numpy().sum(axis=0) for video in dataset]
         )
-
-
-def datasets(reader: shard_reader.ShardReader) -> dict[str, np.ndarray]:
-    """Name of a data set -> its videos, bool [V]: the first part of names such as `ucf101/...`."""
-    first = np.array([name.split("/")[0] if name.count("/") > 1 else "" for name in reader.names])
-    return {str(name): first == name for name in np.unique(first) if name}

@@ -148,7 +148,7 @@ def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict
     scores |= {name: float(hit.mean()) for name, hit in hits.items()}
     classes = {name: labels == label for label, name in enumerate(names)}
     scores["per_class"] = top_k.table(hits, classes)
-    scores["per_dataset"] = top_k.table(hits, _datasets(test))
+    scores["per_dataset"] = top_k.table(hits, datasets(test))
     matrices = {
         name: confusion.confusion_matrix(labels, ranking[:, 0], len(names))
         for name, ranking in rankings.items()
@@ -181,7 +181,7 @@ def _few_shot(train_features, train, test_features, test, settings) -> dict:
     return scores | ({"few_shot.skipped": skipped} if skipped else {})
 
 
-def _datasets(reader) -> dict[str, np.ndarray]:
+def datasets(reader) -> dict[str, np.ndarray]:
     """Name -> which videos; a data set is the first part of a name of three, `ucf101/Punch/v_...`."""
     first = np.array([name.split("/")[0] if name.count("/") > 1 else "" for name in reader.names])
     return {str(name): first == name for name in np.unique(first) if name}

@@ -92,6 +92,11 @@ class EncoderModule(tf.Module):
         return self._config()
 
     @property
+    def layers(self) -> tuple:
+        """Backbone and head, whose weights `variables` are."""
+        return self._layers()
+
+    @property
     def variable_names(self) -> list[str]:
         """The name of each of `variables`, as in a PyTorch state dict (`torch_names`)."""
         return self._names()

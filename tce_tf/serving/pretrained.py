@@ -31,7 +31,7 @@ def read_backbone(
     if saved_model:
         return _from_saved_model(saved_model)
     module = loader.load_encoder(encoder, fallback=fallback)
-    backbone, _ = module._layers()
+    backbone, _ = module.layers
     return module.config, {
         key: np.asarray(compat.tf_variable(weight))
         for key, weight in torch_names.backbone_weights(backbone).items()

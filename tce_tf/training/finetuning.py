@@ -15,7 +15,7 @@ from absl import logging
 
 from tce_tf import config as config_lib
 from tce_tf.data import pipeline, segments, shard_reader, storage
-from tce_tf.evaluation import classification, top_k, video_features
+from tce_tf.evaluation import classification, confusion, protocols, top_k
 from tce_tf.modeling import checkpoint_files, classifier, resnet
 from tce_tf.serving import classifier_module, encoder_module, export, pretrained
 from tce_tf.training import (
@@ -55,7 +55,7 @@ def _finetune(config: config_lib.FinetuneConfig) -> FinetuneResult:
         config_lib.check(bool(getattr(config, name)), name, getattr(config, name), "given")
     folders = [config_lib.split_paths(paths) for paths in (config.train, config.test)]
     train, test = map(shard_reader.ShardReader, folders)
-    video_features.check_labelled(train, test)
+    protocols.check_labelled(train, test)
     setup.make_folders(config)
     strategy = strategies.make_strategy(config.strategy)
     strategies.check_batch_size(config.batch_size, strategy)
@@ -83,8 +83,7 @@ def _finetune(config: config_lib.FinetuneConfig) -> FinetuneResult:
         last_step, strategy.num_replicas_in_sync, settings.backbone, config.encoder,
     )  # fmt: skip
 
-    module = module_of(model, settings)
-    monitor = _Monitor(config, test, model, module, start_step)
+    monitor = _Monitor(config, settings, test, model, start_step)
     if start_step < last_step:
         steps = loop.Loop(
             config,
@@ -109,7 +108,7 @@ def _finetune(config: config_lib.FinetuneConfig) -> FinetuneResult:
     storage.write_atomic(path, (json.dumps(results, indent=2) + "\n").encode())
     export_path = None
     if config.export_dir:
-        export_path = export.export_encoder(module, config.export_dir)
+        export_path = export.export_encoder(monitor.module, config.export_dir)
         logging.info("exported to %s", export_path)
     return FinetuneResult(last_step, results, export_path)
 
@@ -140,10 +139,17 @@ def build_model(
     return model
 
 
-def module_of(
-    model: classifier.ActionClassifier, settings: classifier_module.ClassifierConfig
+def build_module(
+    settings: classifier_module.ClassifierConfig,
 ) -> classifier_module.ClassifierModule:
-    """What scores videos and is exported, sharing the model's weights."""
+    """What scores videos and is exported, in float32 whatever the precision of the training.
+
+    Its weights are fresh: `setup.copy_weights` brings those of the model as it is by then.
+    """
+    model = classifier.ActionClassifier(
+        settings.backbone, num_classes=len(settings.class_names), input_mode=settings.input_mode
+    )
+    model.initialize(settings.image_size)
     return classifier_module.make_classifier(settings, model.backbone, model.classifier)
 
 
@@ -191,11 +197,13 @@ class _Monitor:
     """Scores the test videos; keeps the weights with the highest top-1 in `best/ckpt-<step>`.
 
     Attributes:
+      module: the classifier with the weights last scored.
       best: step, top-1, top-5 and checkpoint of the best so far; None before the first score.
     """
 
-    def __init__(self, config, test: shard_reader.ShardReader, model, module, start_step: int):
-        self._config, self._test, self._module = config, test, module
+    def __init__(self, config, settings, test: shard_reader.ShardReader, model, start_step: int):
+        self._config, self._test, self._model = config, test, model
+        self.module = build_module(settings)
         self._folder = os.path.join(config.workdir, "best")
         # The weights alone: it is for use, not for resuming.
         self._checkpoint = tf.train.Checkpoint(model=model)
@@ -219,8 +227,12 @@ class _Monitor:
     def scores_at(self, step: int) -> tuple[dict[str, float], np.ndarray]:
         """Top-1 and top-5 in [0, 1] of the weights, which are those of this step, and the logits."""
         if self._last[0] != step:
+            layers = (self._model.backbone, self._model.classifier)
+            setup.copy_weights(layers, to=self.module.layers)
             logits = classification.video_logits(
-                self._module, self._test, frames_per_video=self._config.test_frames
+                self.module,
+                self._test,
+                frames_per_video=self._config.test_frames,
             )
             ranking = np.argsort(-logits, axis=1, kind="stable")
             hits = top_k.hits(ranking, self._test.labels, (1, 5))
@@ -245,15 +257,14 @@ def _report(config, settings, test, scores, logits) -> dict:
     predicted = logits.argmax(axis=1)
     hits = {"top1": predicted == test.labels}
     by_class = {name: test.labels == i for i, name in enumerate(test.class_names)}
-    confusion = np.zeros([len(test.class_names)] * 2, np.int64)
-    np.add.at(confusion, (test.labels, predicted), 1)
+    counts = confusion.confusion_matrix(test.labels, predicted, len(test.class_names))
     return {
         "top1": scores["test.top1"],
         "top5": scores["test.top5"],
         "videos": len(test.names),
         "per_class": top_k.table(hits, by_class),
-        "per_dataset": top_k.table(hits, classification.datasets(test)),
-        "confusion": confusion.tolist(),
+        "per_dataset": top_k.table(hits, protocols.datasets(test)),
+        "confusion": counts.tolist(),
         "classifier": dataclasses.asdict(settings),
         "settings": dataclasses.asdict(config),
         "versions": provenance.versions(),

@@ -113,10 +113,15 @@ def encoder_of(
         resize_mode=config.resize_mode,
     )
     layers = encoder_module.build_layers(settings)
-    for copy, trained in zip(layers, (model.backbone, model.projection), strict=True):
+    copy_weights((model.backbone, model.projection), to=layers)
+    return encoder_module.make_encoder(settings, *layers)
+
+
+def copy_weights(layers, *, to) -> None:
+    """Copies the weights of built layers to those of others, whatever their precision."""
+    for copy, trained in zip(to, layers, strict=True):
         for ours, theirs in zip(copy.weights, trained.weights, strict=True):
             compat.tf_variable(ours).assign(tf.convert_to_tensor(theirs))
-    return encoder_module.make_encoder(settings, *layers)
 
 
 def make_folders(config) -> None:

@@ -75,7 +75,7 @@ def test_a_stack_encoder_takes_six_consecutive_frames_for_an_image(tmp_path):
     )
     images = tf.reshape(squares, [2, 8, 64, 64, 3]).numpy()
     normalised = (images - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    backbone, projection = module._layers()
+    backbone, projection = module.layers
     expected, embeddings = [], []
     for start in range(3):
         pairs = [normalised[:, t] - normalised[:, t + 1] for t in range(start, start + 5)]
@@ -144,7 +144,7 @@ def test_files(module, path, monkeypatch):
             "input_mode": "rgb",
         }
     assert loader.encoder_config(path) == CONFIG
-    named = encoder_module.named_weights(*module._layers())
+    named = encoder_module.named_weights(*module.layers)
     assert names == list(named) and len(names) == 102
     for value, weight in zip(tf.saved_model.load(path).variables, named.values(), strict=True):
         np.testing.assert_array_equal(value, compat.tf_variable(weight))

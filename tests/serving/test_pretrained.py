@@ -20,7 +20,7 @@ CONFIG = encoder_module.EncoderConfig("resnet18", embedding_width=8, image_size=
 def backbone_of(module):
     return {
         key: np.asarray(compat.tf_variable(weight))
-        for key, weight in torch_names.backbone_weights(module._layers()[0]).items()
+        for key, weight in torch_names.backbone_weights(module.layers[0]).items()
     }
 
 
@@ -54,7 +54,7 @@ def test_an_export_gives_its_backbone_by_name(module, exported):
     backbone = fresh()
     pretrained.assign_backbone(backbone, weights, input_mode="rgb", source="a")
     images = np.random.default_rng(0).random((2, 32, 32, 3), np.float32)
-    np.testing.assert_allclose(backbone(images), module._layers()[0](images), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(backbone(images), module.layers[0](images), rtol=0, atol=1e-5)
 
 
 def test_an_rgb_convolution_is_inflated_by_its_mean(exported):
