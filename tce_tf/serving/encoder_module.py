@@ -16,7 +16,8 @@ from tce_tf.modeling import heads, resnet, torch_names
 class EncoderConfig:
     """What rebuilds an encoder's Keras layers; saved in `assets.extra/tce_config.json`.
 
-    `input_mode` is one of `resnet.INPUT_CHANNELS`.
+    `input_mode` is one of `resnet.INPUT_CHANNELS`; `weight_decay` is what training added to the gradient
+    of each weight w, as `weight_decay * w`.
     """
 
     backbone: str = "resnet18"
@@ -24,6 +25,7 @@ class EncoderConfig:
     image_size: int = 224
     resize_mode: str = "crop"
     input_mode: str = "rgb"
+    weight_decay: float = 0.0
 
 
 def named_weights(backbone: resnet.ResNet, head) -> dict:
@@ -63,7 +65,9 @@ class EncoderModule(tf.Module):
 
     Attributes:
       variables, trainable_variables, regularization_losses: the reusable-SavedModel interface.
-        `variables` are in the order of `variable_names`, on every version of Keras.
+        `variables` are in the order of `variable_names`, on every version of Keras. The losses are
+        functions without arguments: one of all `trainable_variables`, whose gradient is the weight
+        decay of training; none if there was none.
       image_shape: what `__call__` takes, without the batch: [H, W, 3].
     """
 
@@ -84,7 +88,7 @@ class EncoderModule(tf.Module):
         self.trainable_variables = [
             compat.tf_variable(w) for w in self._called_layers_weights(backbone, head)
         ]
-        self.regularization_losses = []
+        self.regularization_losses = [self._weight_decay_loss] if config.weight_decay else []
 
     @property
     def config(self) -> EncoderConfig:
@@ -104,6 +108,11 @@ class EncoderModule(tf.Module):
     def _called_layers_weights(self, backbone, head):
         # The call returns features, which the projection does not touch.
         return backbone.trainable_weights
+
+    @tf.function(input_signature=[])
+    def _weight_decay_loss(self):
+        losses = [tf.nn.l2_loss(weight) for weight in self.trainable_variables]
+        return self.config.weight_decay * tf.add_n(losses)
 
     @tf.function
     def __call__(self, images, training=False):
@@ -125,12 +134,17 @@ class EncoderModule(tf.Module):
     )
     def clip(self, clip):
         """Clips uint8 [B, T, H, W, 3] -> `features` averaged over T, `embeddings` too (unit norm)."""
+        num_frames = _at_least(1, tf.shape(clip)[1])
         outputs = self._encode(self._preprocess(_merge(clip)))
-        return self._average(outputs, tf.shape(clip)[0], tf.shape(clip)[1])
+        return self._average(outputs, tf.shape(clip)[0], num_frames)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
     def image_bytes(self, image_bytes):
-        """JPEG or PNG files, string [B] -> `features` [B, F], `embeddings` [B, D]."""
+        """JPEG or PNG files, string [B] -> `features` [B, F], `embeddings` [B, D].
+
+        Grey and CMYK become RGB, transparency is dropped, 16 bits become the upper 8, and an EXIF
+        orientation is not applied: the pixels count as they are stored.
+        """
         return self._encode(self._decode(image_bytes))
 
     def _decode(self, image_bytes):
@@ -138,7 +152,9 @@ class EncoderModule(tf.Module):
         size = self.config.image_size
 
         def decode(image):
-            pixels = tf.io.decode_image(image, channels=3, expand_animations=False)
+            # Reads PNG too. The same pixels as the training input's (`data.decoding`); the default,
+            # and all that decode_image offers, is libjpeg's fast transform, which is less exact.
+            pixels = tf.io.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE")
             return self._preprocess(pixels[tf.newaxis])[0]
 
         spec = tf.TensorSpec([size, size, 3], tf.float32)
@@ -154,8 +170,10 @@ class EncoderModule(tf.Module):
 
     def _encode(self, images):
         backbone, _ = self._layers()
-        features = backbone(self._network_input(images), training=False)
-        return self._outputs(tf.cast(features, tf.float32))
+        count = tf.shape(images)[0]
+        features = backbone(self._network_input(_never_empty(images)), training=False)
+        outputs = self._outputs(tf.cast(features, tf.float32))
+        return {name: x[:count] for name, x in outputs.items()}
 
     def _average(self, outputs, num_clips, num_parts):
         """Outputs [B P, n] of parts averaged over P to those of clips [B, n]."""
@@ -199,15 +217,13 @@ class StackEncoderModule(EncoderModule):
     )
     def clip(self, clip):
         """Clips uint8 [B, T, H, W, 3], T >= 6, averaged over all T - 5 stacks in them."""
-        shape = tf.shape(clip)
-        num_stacks = shape[1] - (resnet.STACK_FRAMES - 1)
-        message = f"a clip needs at least {resnet.STACK_FRAMES} frames"
-        with tf.control_dependencies([tf.debugging.assert_positive(num_stacks, message)]):
-            size = self.config.image_size
-            images = tf.reshape(self._preprocess(_merge(clip)), [shape[0], shape[1], size, size, 3])
+        num_clips, num_frames = tf.shape(clip)[0], tf.shape(clip)[1]
+        num_stacks = _at_least(resnet.STACK_FRAMES, num_frames) - (resnet.STACK_FRAMES - 1)
+        size = self.config.image_size
+        images = tf.reshape(self._preprocess(_merge(clip)), [num_clips, num_frames, size, size, 3])
         starts = tf.range(num_stacks)[:, tf.newaxis]
         stacks = tf.gather(images, starts + tf.range(resnet.STACK_FRAMES), axis=1)
-        return self._average(self._encode(_merge(stacks)), shape[0], num_stacks)
+        return self._average(self._encode(_merge(stacks)), num_clips, num_stacks)
 
     @tf.function(
         input_signature=[tf.TensorSpec([None, resnet.STACK_FRAMES], tf.string, name="image_bytes")]
@@ -227,3 +243,17 @@ class StackEncoderModule(EncoderModule):
 def _merge(frames):
     """[B, T, ...] -> [B T, ...]."""
     return tf.reshape(frames, tf.concat([[-1], tf.shape(frames)[2:]], 0))
+
+
+def _at_least(minimum: int, num_frames: tf.Tensor) -> tf.Tensor:
+    """The number of frames of a clip; an error of the request if it is too small."""
+    message = f"a clip needs at least {minimum} frame{'s' if minimum > 1 else ''}"
+    with tf.control_dependencies([tf.debugging.assert_greater_equal(num_frames, minimum, message)]):
+        return tf.identity(num_frames)
+
+
+def _never_empty(images: tf.Tensor) -> tf.Tensor:
+    """Images [B, ...], or [1, ...] of zeros for B = 0, which fused convolutions refuse on CPUs."""
+    missing = tf.cast(tf.equal(tf.shape(images)[0], 0), tf.int32)
+    paddings = tf.pad([[missing]], [[0, images.shape.rank - 1], [1, 0]])
+    return tf.ensure_shape(tf.pad(images, paddings), images.shape)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tce_tf import errors
 from tce_tf.data import remote, storage
-from tce_tf.serving import encoder_module
+from tce_tf.serving import encoder_module, warmup
 
 SAVED_MODEL = "saved_model.pb"
 CONFIG_ASSET = os.path.join("assets.extra", "tce_config.json")
@@ -69,6 +69,7 @@ def export_encoder(
         with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
             content = dataclasses.asdict(module.config) | {"variables": module.variable_names}
             json.dump(content, file, indent=2)
+        warmup.write(temporary, module.config, model=os.path.basename(output.rstrip("/")))
         storage.publish_folder(temporary, target, last=SAVED_MODEL)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -109,15 +109,20 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     saved_model = find_saved_model(encoder)
     path = storage.join(saved_model, export.CONFIG_ASSET) if saved_model else None
     if path and storage.exists(path):
-        return encoder_module.EncoderConfig(**_known(json.loads(storage.read_bytes(path))))
+        # Older exports do not say their weight decay.
+        settings = {"weight_decay": 0.0} | json.loads(storage.read_bytes(path))
+        return encoder_module.EncoderConfig(**_known(settings))
     path = storage.join(encoder, "config.json")
     if saved_model is None and storage.exists(path):
-        # A training run has no input mode: it takes single frames.
-        settings = {"input_mode": "rgb"} | json.loads(storage.read_bytes(path))["settings"]
+        # A training run has no input mode (it takes single frames), a converted file no decay.
+        settings = {"input_mode": "rgb", "weight_decay": 0.0}
+        settings |= json.loads(storage.read_bytes(path))["settings"]
         if "num_segments" in settings:
             raise errors.UserError(
                 f"--encoder={encoder}: the workdir of a fine-tuned classifier, not of an encoder"
             )
+        if settings.get("optimizer") == "adamw":
+            settings["weight_decay"] = 0.0  # decoupled from the gradient, so no loss has it
         return encoder_module.EncoderConfig(**_known(settings))
     return None
 

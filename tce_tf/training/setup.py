@@ -111,6 +111,8 @@ def encoder_of(
         embedding_width=config.embedding_width,
         image_size=config.image_size,
         resize_mode=config.resize_mode,
+        # In AdamW it is decoupled from the gradient, so no loss has it.
+        weight_decay=config.weight_decay if config.optimizer == "sgd" else 0.0,
     )
     layers = encoder_module.build_layers(settings)
     copy_weights((model.backbone, model.projection), to=layers)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tce_tf import errors
 from tce_tf.data import augmentation
 from tce_tf.modeling import classifier
 from tce_tf.serving import classifier_module, export, loader
@@ -25,9 +26,8 @@ def softmax(x):
     return np.exp(x) / np.exp(x).sum(axis=1, keepdims=True)
 
 
-def test_signatures_give_scores_of_the_model(tmp_path):
-    model, module = make_module(CONFIG)
-    path = export.export_encoder(module, str(tmp_path))
+def test_signatures_give_scores_of_the_model(exported_classifier):
+    model, _, path = exported_classifier
     loaded = tf.saved_model.load(path)
     frames = np.random.default_rng(0).integers(0, 256, (4, 50, 70, 3), dtype=np.uint8)
     images = augmentation.preprocess_evaluation(frames, image_size=48)
@@ -69,10 +69,6 @@ def test_stacks_are_classified_too(tmp_path):
     np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-def test_an_encoder_is_asked_for_where_a_classifier_is_given(tmp_path):
-    from tce_tf import errors
-
-    _, module = make_module(CONFIG)
-    export.export_encoder(module, str(tmp_path))
+def test_an_encoder_is_asked_for_where_a_classifier_is_given(exported_classifier):
     with pytest.raises(errors.UserError, match="is a classifier, not an encoder"):
-        loader.load_encoder(str(tmp_path))
+        loader.load_encoder(exported_classifier[-1])

@@ -13,19 +13,19 @@ import tensorflow as tf
 from tce_tf import compat, errors
 from tce_tf.data import augmentation
 from tce_tf.modeling import resnet
-from tce_tf.serving import encoder_module, export, loader
+from tce_tf.serving import encoder_module, export, loader, messages, warmup
 
 CONFIG = encoder_module.EncoderConfig("resnet18", embedding_width=16, image_size=64)
 
 
-@pytest.fixture(scope="module", name="module")
-def _module():
-    return loader.build_encoder(CONFIG, seed=1)
+@pytest.fixture(name="module")
+def _module(exported_encoder):
+    return exported_encoder[0]
 
 
-@pytest.fixture(scope="module", name="path")
-def _path(module, tmp_path_factory):
-    return export.export_encoder(module, str(tmp_path_factory.mktemp("exported")))
+@pytest.fixture(name="path")
+def _path(exported_encoder):
+    return exported_encoder[1]
 
 
 @pytest.fixture(name="frames")
@@ -102,6 +102,12 @@ def test_a_stack_encoder_takes_six_consecutive_frames_for_an_image(tmp_path):
     np.testing.assert_allclose(whole["embeddings"], mean, atol=1e-5)
     with pytest.raises(tf.errors.InvalidArgumentError, match="at least 6 frames"):
         signatures["clip"](clip=tf.constant(clips[:, :5]))
+    assert signatures["frames"](frames=tf.constant(stacks[:0]))["features"].shape == [0, 512]
+    assert signatures["clip"](clip=tf.constant(clips[:0]))["features"].shape == [0, 512]
+    for request in warmup.read(loader.find_saved_model(str(tmp_path))):
+        tensors = {k: tf.constant(v) for k, v in messages.arrays(request.inputs).items()}
+        outputs = signatures[request.model_spec.signature_name](**tensors)
+        assert outputs["features"].shape == [1, 512]
     named = loader.load_encoder(str(tmp_path))
     assert (
         tuple(named.image_shape)
@@ -129,7 +135,20 @@ def test_reload_is_trainable(path, frames):
     assert all(float(tf.reduce_max(tf.abs(g))) > 0 for g in gradients)
     assert len(means) == 20
     assert all((old != new.numpy()).any() for old, new in zip(before, means, strict=True))
-    assert list(loaded.regularization_losses) == []
+
+
+def test_weight_decay_is_exposed_as_a_loss(path):
+    loaded = tf.saved_model.load(path)
+    (loss,) = loaded.regularization_losses
+    with tf.GradientTape() as tape:
+        value = loss()
+    squares = sum(
+        np.sum(np.square(v.numpy(), dtype=np.float64)) for v in loaded.trainable_variables
+    )
+    np.testing.assert_allclose(value, 1e-4 * squares / 2, rtol=1e-5)
+    gradients = tape.gradient(value, loaded.trainable_variables)
+    for gradient, variable in zip(gradients, loaded.trainable_variables, strict=True):
+        np.testing.assert_allclose(gradient, 1e-4 * variable, rtol=1e-6)
 
 
 def test_files(module, path, monkeypatch):
@@ -142,8 +161,9 @@ def test_files(module, path, monkeypatch):
             "image_size": 64,
             "resize_mode": "crop",
             "input_mode": "rgb",
+            "weight_decay": 1e-4,
         }
-    assert loader.encoder_config(path) == CONFIG
+    assert loader.encoder_config(path) == module.config
     named = encoder_module.named_weights(*module.layers)
     assert names == list(named) and len(names) == 102
     for value, weight in zip(tf.saved_model.load(path).variables, named.values(), strict=True):
