@@ -1,5 +1,8 @@
 """What differs between Keras 2.15 (Python 3.11) and Keras 3 (current)? Everything that does is here."""
 
+import os
+import warnings
+
 import keras
 import tensorflow as tf
 
@@ -31,6 +34,39 @@ def add_slot(optimizer: keras.optimizers.Optimizer, weight, name: str):
     if KERAS_3:
         return optimizer.add_variable_from_reference(weight, name=name)
     return optimizer.add_variable_from_reference(model_variable=weight, variable_name=name)
+
+
+def build_optimizer(optimizer: keras.optimizers.Optimizer, weights: list) -> None:
+    """Makes the optimizer's variables for these weights."""
+    if hasattr(optimizer, "build"):
+        optimizer.build(weights)
+    else:  # those of tensorflow-addons are of Keras's legacy class
+        optimizer._create_all_weights(weights)
+
+
+def make_lamb(schedule, weight_decay: float) -> keras.optimizers.Optimizer:
+    """LAMB (You et al. 2020, algorithm 2), not yet built: of tensorflow-addons, or Keras 3's own.
+
+    With Adam's direction u of a weight (betas 0.9 and 0.999, epsilon 1e-6 as in the paper), rate a and
+    decay d, the weight moves by
+
+        tensorflow-addons    a |w| / |u + d w| (u + d w)        as in the paper
+        Keras 3              a |w| / |u| u + a d w              (of the w after the decay)
+
+    where a ratio of norms, one of which is 0, is 1.
+
+    Args:
+      schedule: the learning rate of a step.
+      weight_decay: d, of every weight.
+    """
+    options = {"learning_rate": schedule, "weight_decay": weight_decay, "epsilon": 1e-6}
+    if KERAS_3:
+        return keras.optimizers.Lamb(**options)
+    os.environ.setdefault("TF_ADDONS_PY_OPS", "1")  # its custom operations are not needed
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has come to its end is in BUILD_NOTES
+        import tensorflow_addons
+    return tensorflow_addons.optimizers.LAMB(**options)
 
 
 LossScaleOptimizer = (

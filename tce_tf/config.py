@@ -66,7 +66,9 @@ class TrainConfig:
     )
     rotation_weight: float = setting(1.0, "Weight of the rotation loss; 0 leaves it out.")
     optimizer: str = setting(
-        "sgd", "sgd as published, or adamw for short runs on little data.", ("sgd", "adamw")
+        "sgd",
+        "sgd as published, adamw for short runs on little data, lamb for batches of thousands.",
+        ("sgd", "adamw", "lamb"),
     )
     learning_rate: float = setting(0.03, "Learning rate before the first drop.")
     warmup_epochs: int = setting(0, "Epochs over which the rate rises from 0, linearly.")
@@ -77,9 +79,11 @@ class TrainConfig:
     )
     decay_epochs: str = setting("25", "Epochs after which the rate drops, comma-separated.")
     decay_factor: float = setting(0.1, "What the rate is multiplied by at each drop.")
-    momentum: float = setting(0.9, "Momentum of sgd.")
+    momentum: float = setting(0.9, "Momentum of sgd; adamw and lamb use betas 0.9 and 0.999.")
     weight_decay: float = setting(
-        1e-4, "Weight decay on every weight: added to the gradient by sgd, decoupled in adamw."
+        1e-4,
+        "Weight decay on every weight: added to the gradient by sgd, decoupled in adamw and lamb "
+        "(there within the trust ratio with tensorflow-addons, beside it with Keras 3).",
     )
     strategy: str = setting(
         "auto",

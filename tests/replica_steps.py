@@ -31,7 +31,7 @@ def make_model(objective=None, *, learning_rate=0.01, dtype="float64", optimizer
     optimizer = optimizer or optimizers.SGD(
         schedules.Schedule(learning_rate), coupled_weight_decay=1e-4
     )
-    optimizer.build(model.optimized_weights)
+    compat.build_optimizer(optimizer, model.optimized_weights)
     model.compile(optimizer=optimizer)
     return model
 

@@ -1,4 +1,4 @@
-"""How are weights updated? SGD as PyTorch defines it, or Keras's AdamW for short runs.
+"""How are weights updated? SGD as PyTorch defines it, AdamW for short runs, LAMB for large batches.
 
 Keras's own SGD differs in two ways that change the published numbers: its `weight_decay` is
 decoupled from gradient and momentum (losses 3e-3 off after three steps), and its velocity carries
@@ -72,11 +72,13 @@ def make_optimizer(
     """The optimizer that `--optimizer` names, not yet built.
 
     Args:
-      name: `sgd`, as published, or `adamw` (Loshchilov & Hutter 2019, betas 0.9 and 0.999), whose
-        steps do not depend on the size of the loss: NCE sums over K negatives.
+      name: `sgd`, as published; `adamw` (Loshchilov & Hutter 2019, betas 0.9 and 0.999), whose
+        steps do not depend on the size of the loss: NCE sums over K negatives; or `lamb`, see
+        `compat.make_lamb`, whose steps are in proportion to each weight's norm besides.
       schedule: the learning rate of a step.
-      momentum: of SGD; AdamW has none.
-      weight_decay: added to the gradient by SGD; times the rate off the weight by AdamW.
+      momentum: of SGD; the others have none.
+      weight_decay: added to the gradient by SGD; times the rate off the weight by AdamW; see
+        `compat.make_lamb` for LAMB.
 
     Raises:
       ValueError: another name.
@@ -86,4 +88,6 @@ def make_optimizer(
     if name == "adamw":
         jit = {} if compat.KERAS_3 else {"jit_compile": False}
         return keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **jit)
-    raise ValueError(f"unknown optimizer '{name}': choose sgd or adamw")
+    if name == "lamb":
+        return compat.make_lamb(schedule, weight_decay)
+    raise ValueError(f"unknown optimizer '{name}': choose sgd, adamw or lamb")

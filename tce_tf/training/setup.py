@@ -94,7 +94,7 @@ def make_optimizer(
     if config.precision == "mixed_float16":
         optimizer = compat.LossScaleOptimizer(optimizer)
     # Before a checkpoint is restored: there must be something to restore into.
-    optimizer.build(model.optimized_weights)
+    compat.build_optimizer(optimizer, model.optimized_weights)
     model.compile(optimizer=optimizer)
     return optimizer
 

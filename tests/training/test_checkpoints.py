@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import replica_steps
 import tensorflow as tf
 
 from tce_tf import compat, errors
@@ -23,9 +24,9 @@ def make_model(seed, width=16):
 
 
 def state(model):
-    weights = [*model.weights, *model.optimizer.variables]
-    if not compat.KERAS_3 and callable(model.optimizer.variables):
-        weights = [*model.weights, *model.optimizer.variables()]
+    variables = model.optimizer.variables
+    variables = variables() if callable(variables) else variables  # a method of 2.15's
+    weights = [*model.weights, *variables]
     return [np.asarray(compat.tf_variable(w)) for w in weights]
 
 
@@ -48,6 +49,26 @@ def test_everything_comes_back(tmp_path):
     # By name, not by way of the optimizer: batch-norm statistics of a deep block too.
     saved = [name for name, _ in tf.train.list_variables(checkpoint_files.newest(str(tmp_path)))]
     assert any("backbone/layer4_1/bn2/moving_variance" in name for name in saved), saved[:20]
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_moments_come_back(tmp_path, name):
+    """The step after a restored checkpoint is bit for bit the one that would have been."""
+
+    def made(seed):
+        optimizer = optimizers.make_optimizer(
+            name, schedules.Schedule(0.01), momentum=0.9, weight_decay=0.1
+        )
+        return replica_steps.make_model(optimizer=optimizer, seed=seed)
+
+    model, other = made(0), made(1)
+    model.train_step(replica_steps.views(0))
+    checkpoints.Checkpoints(str(tmp_path), model, model.optimizer).save(1)
+    assert checkpoints.Checkpoints(str(tmp_path), other, other.optimizer).restore() == 1
+    for trained in (model, other):
+        trained.train_step(replica_steps.views(1))
+    for a, b in zip(state(model), state(other), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_nothing_to_restore(tmp_path):

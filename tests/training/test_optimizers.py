@@ -1,10 +1,11 @@
-"""Do SGD and AdamW move weights as their equations say? Typed out, over a drop of the rate."""
+"""Do SGD, AdamW and LAMB move weights as their equations say? Typed out, over a drop of the rate."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tce_tf.training import optimizers, schedules
+from tce_tf import compat
+from tce_tf.training import optimizers, schedules, strategies
 
 
 def test_sgd_follows_the_recurrence():
@@ -55,6 +56,73 @@ def test_adamw_follows_its_equations():
         corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
         weight = weight - rate * 0.2 * weight - rate * corrected[0] / np.sqrt(corrected[1])
         np.testing.assert_allclose(variable.numpy(), weight, rtol=1e-4)
+
+
+LAMB_WEIGHTS = (
+    np.array([[1.0, -2.0], [3.0, 0.5]]),
+    np.array([4.0, -5.0, 0.1]),
+    np.zeros(2),  # as batch norm's beta: no norm, so a ratio of 1
+)
+
+
+def lamb_gradient(weight, step):
+    # The last weight's first gradient is 0, so is its direction: a ratio of 1 again.
+    return np.sin(weight + step) * (weight + step != 0)
+
+
+def lamb_oracle(steps, decay, rate_of):
+    """You et al. 2020, algorithm 2; Keras 3 takes the decay out of the ratio (see `make_lamb`)."""
+    weights = [weight.copy() for weight in LAMB_WEIGHTS]
+    first = [np.zeros_like(weight) for weight in weights]
+    second = [np.zeros_like(weight) for weight in weights]
+    for step in range(steps):
+        for i, x in enumerate(weights):
+            g = lamb_gradient(x, step)
+            first[i] = 0.9 * first[i] + (1 - 0.9) * g
+            second[i] = 0.999 * second[i] + (1 - 0.999) * g**2
+            m, v = first[i] / (1 - 0.9 ** (step + 1)), second[i] / (1 - 0.999 ** (step + 1))
+            direction = m / (np.sqrt(v) + 1e-6)
+            if compat.KERAS_3:
+                x = x - rate_of(step) * decay * x
+            else:
+                direction = direction + decay * x
+            norms = np.linalg.norm(x), np.linalg.norm(direction)
+            ratio = norms[0] / norms[1] if min(norms) > 0 else 1.0
+            weights[i] = x - rate_of(step) * ratio * direction
+    return weights
+
+
+@pytest.mark.parametrize("devices", ["one_device", "mirrored"])
+@pytest.mark.parametrize("decay", [0.0, 0.2])
+def test_lamb_follows_its_equations(devices, decay):
+    """Each weight by its own norm, the rate as the schedule says, gradients summed over replicas."""
+    strategy = strategies.make_strategy(devices)
+    replicas = strategy.num_replicas_in_sync
+    with strategy.scope():
+        schedule = schedules.Schedule(0.1, [3], 0.1)
+        optimizer = optimizers.make_optimizer("lamb", schedule, momentum=0.9, weight_decay=decay)
+        variables = [tf.Variable(weight) for weight in LAMB_WEIGHTS]
+        compat.build_optimizer(optimizer, variables)
+
+    @tf.function
+    def step(*gradients):
+        def per_replica():
+            number = tf.distribute.get_replica_context().replica_id_in_sync_group
+            share = tf.cast(2 * (number + 1), tf.float64) / (replicas * (replicas + 1))
+            shares = [share * gradient for gradient in gradients]  # not equal, their sum is 1
+            optimizer.apply_gradients(zip(shares, variables, strict=True))
+
+        strategy.run(per_replica)
+
+    for number in range(5):
+        now = [strategy.experimental_local_results(variable)[0] for variable in variables]
+        step(*[tf.constant(lamb_gradient(weight.numpy(), number)) for weight in now])
+    expected = lamb_oracle(5, decay, lambda number: 0.1 if number < 3 else 0.01)
+    for variable, weight in zip(variables, expected, strict=True):
+        for copy in strategy.experimental_local_results(variable):
+            # Keras's rate is of float32, and so are betas and their powers.
+            np.testing.assert_allclose(copy.numpy(), weight, rtol=1e-5, atol=1e-7)
+    assert int(tf.convert_to_tensor(optimizer.iterations)) == 5
 
 
 def test_an_unknown_optimizer_is_named():

@@ -95,6 +95,25 @@ def test_run_resume_and_export(settings, synthetic_shards, tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_lamb_resumes_with_its_moments(settings, tmp_path):
+    """Every tensor of the last checkpoint, bit for bit."""
+
+    def final(workdir, *stops):
+        for steps in stops:
+            run.train(
+                dataclasses.replace(settings, optimizer="lamb", workdir=str(workdir), steps=steps)
+            )
+        reader = tf.train.load_checkpoint(checkpoint_files.newest(str(workdir)))
+        names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
+        return {name: reader.get_tensor(name) for name in sorted(names)}
+
+    whole, parted = final(tmp_path / "whole", 3), final(tmp_path / "parted", 2, 3)
+    assert whole.keys() == parted.keys()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(parted[name], value, err_msg=name)
+
+
 def test_other_settings_or_data_are_refused(settings, synthetic_shards):
     run.train(dataclasses.replace(settings, steps=1))
     with pytest.raises(errors.UserError, match="--temperature: 0.07 then, 0.1 now"):
