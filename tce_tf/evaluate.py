@@ -10,7 +10,7 @@ training videos. linear: logistic regression. retrieval: whether a training vide
 the k most similar. few_shot: nearest class mean of a few training videos. coherence: how smoothly
 features follow time, without labels and from --test alone. `--encoder=none` scores random weights, the
 floor to compare with. --output gives figures per class and data set as well, with confusion matrices as
-CSV and PNG beside it.
+CSV and PNG and one HTML page beside it.
 """
 
 from absl import flags, logging
@@ -141,6 +141,7 @@ def main(values: flags.FlagValues) -> None:
 
     from tce_tf.data import shard_reader
     from tce_tf.evaluation import protocols, report
+    from tce_tf.visualization import results_page
 
     settings = protocols.Settings(
         protocols=chosen,
@@ -192,6 +193,9 @@ def main(values: flags.FlagValues) -> None:
         print(line)
     if values.output:
         written = report.write(values.output, scores, matrices, class_names)
+        page = values.output.removesuffix(".json") + ".html"
+        results_page.write(page, results_page.evaluation_page(scores, matrices, class_names))
+        written.append(page)
         logging.info("wrote %s", ", ".join(written))
 
 

@@ -68,6 +68,8 @@ def test_every_protocol(data, tmp_path):
     assert header[1:] == [row[0] for row in rows] and counts.sum() == 16
     assert np.trace(counts) / 16 == pytest.approx(scores["linear.top1"])
     assert (output.parent / "scores.knn.confusion.png").read_bytes().startswith(b"\x89PNG")
+    page = (output.parent / "scores.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "retrieval.r50" in page
 
 
 def test_several_splits(synthetic_shards, tmp_path, capsys):

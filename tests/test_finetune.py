@@ -38,6 +38,10 @@ def test_a_killed_run_ends_as_one_never_stopped(flags, tmp_path):
     results = json.loads((tmp_path / "whole" / "results.json").read_text())
     assert f"top-1 {100 * results['top1']:.1f} %" in stdout and "at step 16" in stdout
 
+    page = (tmp_path / "whole" / "report.html").read_text()
+    assert f"{100 * results['top1']:.1f}" in page and "ResNet-18, pre-trained on UCF101" in page
+    assert page.count("data:image/png;base64,") == 2 and "http" not in page
+
     killed = start(*flags, f"--workdir={tmp_path}/killed")
     metrics = tmp_path / "killed" / "metrics.jsonl"
     while not (metrics.exists() and metrics.read_text().count("\n") >= 5):

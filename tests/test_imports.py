@@ -11,6 +11,7 @@ MAY_IMPORT = {
     "serving": {"serving", "modeling", "data"},
     "evaluation": {"evaluation", "serving", "modeling", "data"},
     # optimizers and schedules are what the golden tests of modeling use, not modeling itself.
+    "visualization": {"visualization", "evaluation", "serving", "modeling", "data"},
     "training": {"training", "evaluation", "serving", "modeling", "data"},
 }
 

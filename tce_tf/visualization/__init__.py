@@ -1,0 +1,1 @@
+"""What a person looks at: pages and pictures of runs and of the embedded space."""
