@@ -27,7 +27,8 @@ def test_it_runs_and_ends_with_a_json_line(name):
     assert {"python", "tensorflow", "numpy"} <= set(document["versions"])
     assert document["goals"] and set(document["goals"]) == set(document["met"])
     assert set(document["goals"]) <= set(document["ratios"])
-    assert all(value > 0 for value in document["ratios"].values()), document["ratios"]
+    if name != "bench_real_video":  # percentages, which may be 0 on a handful of clips
+        assert all(value > 0 for value in document["ratios"].values()), document["ratios"]
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

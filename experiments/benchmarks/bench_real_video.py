@@ -1,0 +1,278 @@
+"""Does pre-training help on real video? Recipes at equal steps, each under every protocol.
+
+    python experiments/benchmarks/bench_real_video.py --data=DIR --work=DIR
+
+From videos to table in one go: shards of each split, pre-training by each recipe, frozen features under
+kNN, linear probe and retrieval, fine-tuning from each encoder and from scratch; beside them random
+weights and the mean-frame floor (1-NN on the mean of 10 frames at 16 x 16 px). Every cell is a command
+of the project with a JSON of its own under --work: what is there is not done again, and what was
+stopped goes on. `--data` is a folder with `splits/combined9` (lists as UCF101's), and
+`ut_interaction_background`, unlabelled clips `set1_seqNN_...` of which a split's pre-training takes
+those of its training sequences. Without --data it runs on clips it makes itself, which shows only that
+it runs.
+"""
+
+import csv
+import glob
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+import harness  # isort: skip -- makes tce_tf importable
+import numpy as np
+
+RECIPES = {
+    "released": "pretrain_released.flags",
+    "paper": "pretrain.flags",
+    "small": "pretrain_small.flags",
+}
+# The column's title -> where its figure stands: file, key of the whole, key in per_dataset.
+COLUMNS = {
+    "kNN": ("scores", "knn.top1"),
+    "linear": ("scores", "linear.top1"),
+    "R@1": ("scores", "retrieval.r1"),
+    "R@5": ("scores", "retrieval.r5"),
+    "fine-tuned": ("finetune", "top1"),
+}
+
+
+class Work:
+    """The cells of the comparison, each made once, under one folder."""
+
+    def __init__(self, arguments, root: str):
+        self._arguments, self._root = arguments, root
+
+    def path(self, *parts: str) -> str:
+        """A path under the work folder."""
+        return os.path.join(self._root, *parts)
+
+    def _run(self, command: str, *flags: str) -> None:
+        line = [sys.executable, "-m", f"tce_tf.{command}", *flags]
+        print("$ " + " ".join(line[1:]), flush=True)
+        subprocess.run(line, cwd=harness.ROOT, check=True)
+
+    def make_shards(self, data: str, split_dir: str, split: int) -> None:
+        """`train<split>` and `test<split>`, and `background<split>` where there is footage for it."""
+        for subset in ("train", "test"):
+            self._run(
+                "make_tfrecords", f"--input={data}", "--layout=ucf101", f"--split_dir={split_dir}",
+                f"--split={split}", f"--subset={subset}", f"--short_side={self._arguments.short_side}",
+                f"--output={self.path('shards', f'{subset}{split}')}",
+            )  # fmt: skip
+        clips = background_of(data, split_dir, split)
+        if clips:
+            listed = self.path("shards", f"background{split}.csv")
+            with open(listed, "w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([["path"], *([clip] for clip in clips)])
+            self._run(
+                "make_tfrecords", f"--input={listed}", "--layout=csv",
+                f"--short_side={self._arguments.short_side}",
+                f"--output={self.path('shards', f'background{split}')}",
+            )  # fmt: skip
+
+    def pretrain(self, recipe: str, split: int, seed: int) -> str:
+        """Trains by a recipe at the common sizes; returns the workdir."""
+        workdir = self.path("runs", f"{recipe}-split{split}-seed{seed}")
+        background = self.path("shards", f"background{split}")
+        data = [self.path("shards", f"train{split}")]
+        data += [background] if os.path.exists(os.path.join(background, "manifest.json")) else []
+        flags = [
+            f"--flagfile={os.path.join(harness.ROOT, 'experiments', RECIPES[recipe])}",
+            f"--data={','.join(data)}", f"--workdir={workdir}", f"--seed={seed}",
+            f"--steps={self._arguments.steps}", f"--epochs={self._arguments.epochs}",
+            f"--image_size={self._arguments.image_size}",
+            f"--batch_size={self._arguments.batch_size}",
+        ]  # fmt: skip
+        if recipe != "small":  # the recipe that was made for this much data has a K of its own
+            flags.append(f"--num_negatives={self._arguments.num_negatives}")
+        if self._arguments.quick:
+            flags.append("--num_negatives=8")
+        self._run("train", *flags)
+        return workdir
+
+    def evaluate(self, name: str, encoder: str, split: int) -> None:
+        """Frozen features of an encoder under kNN, linear probe and retrieval."""
+        output = self.path("scores", f"{name}.json")
+        if os.path.exists(output):
+            return
+        self._run(
+            "evaluate", f"--encoder={encoder}", *self._both(split), f"--output={output}",
+            "--protocol=knn,linear,retrieval,coherence",
+            f"--image_size={self._arguments.image_size}", "--resize_mode=squash",
+        )  # fmt: skip
+
+    def finetune(self, name: str, encoder: str, split: int, seed: int) -> None:
+        """Fine-tunes an encoder, or from scratch."""
+        workdir = self.path("finetune", name)
+        if os.path.exists(os.path.join(workdir, "results.json")):
+            return
+        epochs = self._arguments.finetune_epochs
+        self._run(
+            "finetune", f"--encoder={encoder}", *self._both(split), f"--workdir={workdir}",
+            f"--seed={seed}", f"--epochs={epochs}", f"--decay_epochs={max(1, 3 * epochs // 4)}",
+            f"--learning_rate={self._arguments.finetune_rate}",
+            f"--batch_size={self._arguments.batch_size}",
+            f"--image_size={self._arguments.image_size}", "--resize_mode=squash",
+        )  # fmt: skip
+
+    def _both(self, split):
+        return [f"--{side}={self.path('shards', f'{side}{split}')}" for side in ("train", "test")]
+
+    def figure(self, column: str, name: str, dataset: str) -> float:
+        """A figure in percent: `all`, or that of a data set; nan where it was not made."""
+        kind, key = COLUMNS[column]
+        path = self.path("scores", f"{name}.json")
+        if kind == "finetune":
+            path = self.path("finetune", name, "results.json")
+        if not os.path.exists(path):
+            return float("nan")
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if dataset != "all":
+            found = found["per_dataset"].get(dataset, {})
+        return 100 * found.get(key, float("nan"))
+
+    def mean_frame_floor(self, split: int) -> dict[str, float]:
+        """Top-1 in percent of 1-NN on mean frames, of all test videos and by data set."""
+        path = self.path("scores", f"mean_frame-split{split}.json")
+        if not os.path.exists(path):
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            sides = [flag.split("=")[1] for flag in self._both(split)]
+            scores = harness.in_process(mean_frame_scores, *sides).value
+            with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+                json.dump(scores, file)
+            os.replace(f"{path}.tmp", path)
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+
+
+def background_of(data: str, split_dir: str, split: int) -> list[str]:
+    """Unlabelled clips of sequences that no test clip of this split is from."""
+    with open(os.path.join(split_dir, f"testlist{split:02d}.txt"), encoding="utf-8") as file:
+        tested = set(re.findall(r"set1_seq\d+", file.read()))
+    clips = sorted(glob.glob(os.path.join(data, "ut_interaction_background", "*")))
+    return [c for c in clips if re.match(r"set1_seq\d+", os.path.basename(c))[0] not in tested]
+
+
+def mean_frame_scores(train: str, test: str) -> dict[str, float]:
+    """1-NN by Euclidean distance on the mean of 10 frames at 16 x 16 px."""
+    import tensorflow as tf
+
+    from tce_tf.data import shard_reader, video_frames
+    from tce_tf.evaluation import protocols
+
+    def features(reader):
+        return np.stack(
+            [
+                tf.reduce_mean(tf.image.resize(v["frames"], [16, 16], antialias=True), 0).numpy()
+                for v in video_frames.frames_dataset(reader, frames_per_video=10)
+            ]
+        ).reshape(len(reader.names), -1)
+
+    readers = [shard_reader.ShardReader([folder]) for folder in (train, test)]
+    known, asked = map(features, readers)
+    distances = ((asked[:, np.newaxis] - known[np.newaxis]) ** 2).sum(axis=2)
+    right = readers[0].labels[distances.argmin(axis=1)] == readers[1].labels
+    parts = {"all": np.ones(len(right), bool)} | protocols.datasets(readers[1])
+    return {name: 100 * float(right[inside].mean()) for name, inside in parts.items()}
+
+
+def compare(work: Work, arguments, splits, seeds) -> dict[str, float]:
+    """Makes every cell and prints the tables; returns the figures the goals are about."""
+    means: dict = {}
+    for split in splits:
+        work.evaluate(f"random-split{split}", "none", split)
+        work.mean_frame_floor(split)
+        for seed in seeds:
+            work.finetune(f"scratch-split{split}-seed{seed}", "none", split, seed)
+            for recipe in arguments.recipes.split(","):
+                name = f"{recipe}-split{split}-seed{seed}"
+                workdir = work.pretrain(recipe, split, seed)
+                work.evaluate(name, workdir, split)
+                work.finetune(name, workdir, split, seed)
+    datasets = list(work.mean_frame_floor(splits[0]))
+    for dataset in datasets:
+        floor = [work.mean_frame_floor(split)[dataset] for split in splits]
+        rows = [("mean frame, 1-NN", _shown(floor), *[""] * (len(COLUMNS) - 1))]
+        for run in ("random", "scratch", *arguments.recipes.split(",")):
+            cells = []
+            for column in COLUMNS:
+                names = [
+                    f"{run}-split{split}" + (f"-seed{seed}" if run != "random" else "")
+                    for split in splits
+                    for seed in (seeds if run != "random" else seeds[:1])
+                ]
+                found = [work.figure(column, name, dataset) for name in names]
+                cells.append(_shown(found))
+                means[f"{dataset}, {run}, {column}"] = float(np.mean(found))
+            rows.append((run, *cells))
+        means[f"{dataset}, mean frame"] = float(np.mean(floor))
+        harness.print_table(
+            ("top-1 %, mean (deviation)", *COLUMNS), rows,
+            f"{dataset}: splits {', '.join(map(str, splits))}, seeds {', '.join(map(str, seeds))}",
+        )  # fmt: skip
+    return {name: value for name, value in means.items() if np.isfinite(value)}
+
+
+def _shown(values) -> str:
+    if not np.isfinite(values).all():
+        return ""
+    return f"{np.mean(values):.1f}" + (
+        f" ({np.std(values, ddof=1):.1f})" if len(values) > 1 else ""
+    )
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = harness.parser(__doc__)
+    for name, default, text in (
+        ("data", "", "folder of the videos and their lists"),
+        ("work", "", "folder for shards, runs and scores; a temporary one by default"),
+        ("recipes", "released,paper", "of " + ", ".join(RECIPES)),
+        ("splits", "1,2,3", "official splits"),
+        ("seeds", "0", "seeds of training"),
+        ("steps", 650, "pre-training steps of each recipe"),
+        ("epochs", 50, "epochs that the schedules of pre-training are laid over"),
+        ("batch_size", 32, "global batch size"),
+        ("num_negatives", 256, "negatives of released and paper"),
+        ("image_size", 112, "side of the images"),
+        ("short_side", 128, "short side of the stored frames"),
+        ("finetune_epochs", 40, "epochs of fine-tuning"),
+        ("finetune_rate", 0.01, "learning rate of fine-tuning"),
+    ):
+        parser.add_argument(f"--{name}", default=default, type=type(default), help=text)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench_real_video-") as temporary:
+        work = Work(arguments, os.path.abspath(arguments.work or temporary))
+        data, folder = arguments.data, os.path.join(arguments.data, "splits", "combined9")
+        if not data:
+            data = work.path("clips")
+            work._run("make_synthetic", f"--output={data}", "--num_videos=48", "--num_frames=12")
+            folder = os.path.join(data, "splits")
+            arguments.splits, arguments.steps, arguments.finetune_epochs = "1", 4, 2
+            arguments.image_size, arguments.short_side, arguments.batch_size = 32, 40, 8
+            arguments.num_negatives = 16
+        splits, seeds = ([int(n) for n in given.split(",")] for given in
+                         (arguments.splits, arguments.seeds))  # fmt: skip
+        for split in splits:
+            work.make_shards(os.path.abspath(data), os.path.abspath(folder), split)
+        figures = compare(work, arguments, splits, seeds)
+    part = "ucf101" if any(name.startswith("ucf101,") for name in figures) else "all"
+    recipe = arguments.recipes.split(",")[-1]
+    goals = {
+        f"{part}, {recipe}, {column}": max(
+            figures.get(f"{part}, {other}, {column}", 0.0) for other in ("random", "scratch")
+        )
+        for column in ("kNN", "linear", "fine-tuned")
+    }
+    goals[f"{part}, {recipe}, kNN"] = max(
+        goals[f"{part}, {recipe}, kNN"], figures[f"{part}, mean frame"]
+    )
+    harness.finish(figures, goals, packages=("scikit-learn",), settings=vars(arguments))
+
+
+if __name__ == "__main__":
+    main()
