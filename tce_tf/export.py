@@ -29,6 +29,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         lower_bound=0,
         flag_values=flag_values,
     )
+    flags.DEFINE_bool(
+        "frozen",
+        False,
+        "Weights as constants: faster on single images, for servers alone (no training, not for "
+        "--encoder).",
+        flag_values=flag_values,
+    )
 
 
 def main(values: flags.FlagValues) -> None:
@@ -49,7 +56,8 @@ def main(values: flags.FlagValues) -> None:
             f"--workdir={workdir}: not a training workdir (no config.json there)"
         )
     encoder = loader.load_encoder(workdir, checkpoint=checkpoint or None)
-    print(export.export_encoder(encoder, values.output, values.version or None))
+    version = values.version or None
+    print(export.export_encoder(encoder, values.output, version, is_frozen=values.frozen))
 
 
 if __name__ == "__main__":

@@ -111,8 +111,8 @@ class EncoderModule(tf.Module):
 
     @tf.function(input_signature=[])
     def _weight_decay_loss(self):
-        losses = [tf.nn.l2_loss(weight) for weight in self.trainable_variables]
-        return self.config.weight_decay * tf.add_n(losses)
+        # Not tf.add_n, which refuses the empty list of a frozen export.
+        return self.config.weight_decay * sum(tf.nn.l2_loss(w) for w in self.trainable_variables)
 
     @tf.function
     def __call__(self, images, training=False):

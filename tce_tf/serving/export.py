@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tce_tf import errors
 from tce_tf.data import remote, storage
-from tce_tf.serving import encoder_module, warmup
+from tce_tf.serving import encoder_module, frozen, warmup
 
 SAVED_MODEL = "saved_model.pb"
 CONFIG_ASSET = os.path.join("assets.extra", "tce_config.json")
@@ -20,7 +20,11 @@ _PYTHON_OPS = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 
 
 def export_encoder(
-    module: encoder_module.EncoderModule, output: str, version: int | None = None
+    module: encoder_module.EncoderModule,
+    output: str,
+    version: int | None = None,
+    *,
+    is_frozen: bool = False,
 ) -> str:
     """Writes `output/<version>/` and returns its path.
 
@@ -31,6 +35,7 @@ def export_encoder(
       module: the encoder.
       output: folder of the model's versions.
       version: a positive number; one above the highest there by default.
+      is_frozen: weights as constants, for servers alone (`frozen.freeze`).
 
     Raises:
       errors.UserError: the version exists already, or the folder cannot be written.
@@ -42,10 +47,12 @@ def export_encoder(
     if storage.exists(target):
         raise errors.UserError(f"{target} exists and is not overwritten: choose another --version")
     size = module.config.image_size
-    for training in (False, True):  # traced now, or the loaded module could not be called
-        module.__call__.get_concrete_function(
-            tf.TensorSpec((None, *module.image_shape), tf.float32, name="images"), training=training
-        )
+    if is_frozen:
+        module = frozen.freeze(module)
+    else:
+        for training in (False, True):  # traced now, or the loaded module could not be called
+            images = tf.TensorSpec((None, *module.image_shape), tf.float32, name="images")
+            module.__call__.get_concrete_function(images, training=training)
     try:
         beside = None if remote.is_remote(output) else output
         temporary = tempfile.mkdtemp(prefix=f".{version}-", dir=beside)
@@ -67,7 +74,8 @@ def export_encoder(
             raise RuntimeError(f"the export for {size} px holds Python operations: {foreign}")
         os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
         with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
-            content = dataclasses.asdict(module.config) | {"variables": module.variable_names}
+            names = [] if is_frozen else module.variable_names
+            content = dataclasses.asdict(module.config) | {"variables": names}
             json.dump(content, file, indent=2)
         warmup.write(temporary, module.config, model=os.path.basename(output.rstrip("/")))
         storage.publish_folder(temporary, target, last=SAVED_MODEL)

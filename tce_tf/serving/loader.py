@@ -57,6 +57,11 @@ def load_encoder(
             raise errors.UserError(f"--encoder={encoder}: is a classifier, not an encoder")
         if not all(hasattr(loaded, name) for name in ("frames", "clip", "image_bytes")):
             raise errors.UserError(f"{saved_model} is a SavedModel, but none that export made")
+        if not loaded.variables:
+            raise errors.UserError(
+                f"--encoder={encoder}: was exported with --frozen, for servers alone: name the "
+                "workdir or another export"
+            )
         # What `EncoderModule` says of itself; a SavedModel keeps functions and variables only.
         frames = loaded.signatures["frames"].structured_input_signature[1]["frames"]
         loaded.image_shape = tuple(frames.shape[1:])

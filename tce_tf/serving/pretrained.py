@@ -87,8 +87,10 @@ def _from_saved_model(path: str):
     if config is not None:
         with open(os.path.join(path, export.CONFIG_ASSET), encoding="utf-8") as file:
             names = json.load(file).get("variables")
-    if not names:
+    if names is None:
         raise errors.UserError(f"{path} is a SavedModel, but none that export made")
+    if not names:
+        raise errors.UserError(f"{path} was exported with --frozen: it has no weights to train")
     try:
         variables = tf.saved_model.load(path).variables
     except (OSError, ValueError, tf.errors.OpError) as error:

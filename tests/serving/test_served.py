@@ -10,8 +10,9 @@ import simplejpeg
 import tensorflow as tf
 from PIL import Image
 
+from tce_tf import errors
 from tce_tf.data import augmentation
-from tce_tf.serving import messages, warmup
+from tce_tf.serving import export, loader, messages, pretrained, warmup
 
 
 def picture(height, width, seed=0):
@@ -89,6 +90,28 @@ def test_every_signature_takes_no_one_and_many(kind, request):
             assert rows.shape[0] == 37 and np.isfinite(rows).all(), signature
             assert none[name].shape == (0, rows.shape[1])
             np.testing.assert_allclose(one[name], rows[:1], atol=1e-5 * np.abs(rows).max())
+
+
+def test_a_frozen_export_answers_alike_and_is_for_servers_alone(exported_encoder, tmp_path):
+    module, path = exported_encoder
+    frozen = export.export_encoder(module, str(tmp_path), is_frozen=True)
+    requests = [(r.model_spec.signature_name, messages.arrays(r.inputs)) for r in warmup.read(path)]
+    requests.append(("frames", {"frames": np.zeros([0, 60, 60, 3], np.uint8)}))
+    plain, constant = (c_loader.answers_alone(folder, requests) for folder in (path, frozen))
+    for expected, answer in zip(plain, constant, strict=True):
+        assert set(answer) == set(expected)
+        for name, rows in expected.items():
+            np.testing.assert_allclose(
+                answer[name], rows, atol=1e-5 * np.max(np.abs(rows), initial=1)
+            )
+    assert not {op for op in export.operations(frozen) if "Variable" in op}
+    assert os.path.getsize(f"{frozen}/saved_model.pb") < 1.1 * 4 * sum(
+        v.shape.num_elements() for v in module.variables
+    )
+    with pytest.raises(errors.UserError, match="was exported with --frozen, for servers alone"):
+        loader.load_encoder(frozen)
+    with pytest.raises(errors.UserError, match="--frozen: it has no weights to train"):
+        pretrained.read_backbone(frozen, module.config)
 
 
 def sixteen_bits(image):
