@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorflow as tf
 
-from tce_tf.data import augmentation, decoding, pipeline, sampling, shard_reader, steps
+from tce_tf.data import augmentation, colours, decoding, pipeline, sampling, shard_reader, steps
 
 
 class SegmentInput:
@@ -182,11 +182,11 @@ def segment_views(
     if augment:
         draws = tf.repeat(batch["draws"], each, axis=0)
         images = augmentation.flip(images, draws[:, sampling.VIEW_COLUMN["flip"]] < 0.5)
-        colours = {
+        colour_draws = {
             name: draws[:, sampling.VIEW_COLUMN[f"anchor_{name}"]]
             for name in sampling.COLOUR_COLUMNS
         }
-        images = augmentation.jitter_colours(images, colours)
+        images = colours.jitter_colours(images, colour_draws)
     else:
         images = tf.cast(images, tf.float32) / 255
     images = augmentation.normalize(images)

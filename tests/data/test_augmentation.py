@@ -6,7 +6,7 @@ import pytest
 import reference_colour
 import tensorflow as tf
 
-from tce_tf.data import augmentation, sampling
+from tce_tf.data import augmentation, colours, sampling
 
 FACTORS = ("brightness", "contrast", "saturation")
 
@@ -23,7 +23,7 @@ def colour_draws(*, hue=0.0, order=FACTORS + ("hue",), grey_channel=None, **fact
 
 def jitter(image, **draws):
     images = tf.constant(image[None] * 255, tf.float32)
-    return augmentation.jitter_colours(images, colour_draws(**draws))[0].numpy()
+    return colours.jitter_colours(images, colour_draws(**draws))[0].numpy()
 
 
 def random_factors(rng):
@@ -76,10 +76,10 @@ def test_hue_is_close_to_the_shift_in_hsv(turns):
 
 def test_a_third_of_a_turn_is_exact(monkeypatch):
     """A turn of 120 degrees about the grey axis permutes the channels, as the HSV shift does."""
-    monkeypatch.setattr(augmentation, "HUE_TURNS", 1 / 3)
+    monkeypatch.setattr(colours, "HUE_TURNS", 1 / 3)
     draws = colour_draws() | {"hue": tf.constant([1.0])}
     image = made_frames.natural_image(3)
-    actual = augmentation.jitter_colours(tf.constant(image[None] * 255, tf.float32), draws)[0]
+    actual = colours.jitter_colours(tf.constant(image[None] * 255, tf.float32), draws)[0]
     np.testing.assert_allclose(actual, reference_colour.hue(image, 1 / 3), atol=1e-5)
 
 
@@ -108,9 +108,26 @@ def test_the_chain_is_close_to_the_per_image_chain():
     assert np.mean(differences) < 0.15 * np.mean(changes)
 
 
+@pytest.mark.parametrize("height, width", [(7, 5), (16, 1), (12, 9), (1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_maps_of_rows_are_the_matrix_at_every_pixel(height, width, dtype):
+    """Against one matrix product a pixel, the outermost ones and other lanes' neighbours included."""
+    rng = np.random.default_rng(height)
+    images = rng.integers(0, 256, (20, height, width, 3)).astype(dtype)
+    draws = {name: rng.random(20).astype(np.float32) for name in sampling.COLOUR_COLUMNS}
+    means = images.reshape(20, -1, 3).astype(np.float64).mean(axis=1) / 255
+    matrix, offset = colours.colour_maps(tf.constant(means, tf.float32), draws)
+    expected = (
+        np.einsum("bij,bhwj->bhwi", matrix, images / 255) + offset.numpy()[:, None, None, None]
+    )
+    assert expected.min() < 0 and expected.max() > 1  # the clip has something to do
+    actual = colours.jitter_colours(tf.constant(images), draws)
+    np.testing.assert_allclose(actual, np.clip(expected, 0, 1), atol=2e-6)
+
+
 def test_the_order_table_is_the_references():
     names = np.array(FACTORS + ("hue",))
-    assert [tuple(names[order]) for order in augmentation.ORDERS] == reference_colour.ORDERS
+    assert [tuple(names[order]) for order in colours.ORDERS] == reference_colour.ORDERS
 
 
 @pytest.mark.parametrize("side, size", [(32, 28), (28, 32), (64, 16), (33, 20), (210, 224), (9, 9)])
