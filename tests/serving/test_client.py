@@ -1,0 +1,148 @@
+"""Does the client speak TF Serving's protocols? With a stub that the exported model answers for."""
+
+import base64
+import http.server
+import json
+import threading
+from concurrent import futures
+
+import c_loader
+import grpc
+import numpy as np
+import pytest
+
+from tce_tf import command
+from tce_tf.data import synthetic
+from tce_tf.evaluation import embedding
+from tce_tf.serving import client, loader, messages
+
+
+class Stub:
+    """TF Serving's Predict and `:predict` for one model, answered through TensorFlow's C library."""
+
+    def __init__(self, path):
+        self.path, self.seen = path, []
+        self.server = grpc.server(
+            futures.ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", -1)]
+        )
+        self.server.add_generic_rpc_handlers([_Handler(self.predict)])
+        self.grpc = f"localhost:{self.server.add_insecure_port('localhost:0')}"
+        self.server.start()
+        self.http = http.server.HTTPServer(("localhost", 0), _rest(self))
+        self.rest = f"localhost:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, name, signature, inputs):
+        self.seen.append((name, signature, {k: v.shape for k, v in inputs.items()}))
+        if name != "tce":
+            return f"Servable not found for request: Latest({name})"
+        return c_loader.answers_alone(self.path, [(signature, inputs)])[0]
+
+    def predict(self, request, context):
+        spec = request.model_spec
+        answer = self.answer(spec.name, spec.signature_name, messages.arrays(request.inputs))
+        if isinstance(answer, str):
+            context.abort(grpc.StatusCode.NOT_FOUND, answer)
+        import tensorflow as tf
+
+        response = messages.PredictResponse()
+        for name, rows in answer.items():
+            response.outputs[name] = tf.make_tensor_proto(rows).SerializeToString()
+        return response
+
+    def stop(self):
+        self.server.stop(None)
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class _Handler(grpc.GenericRpcHandler):
+    def __init__(self, predict):
+        self.predict = predict
+
+    def service(self, details):
+        assert details.method == "/tensorflow.serving.PredictionService/Predict"
+        return grpc.unary_unary_rpc_method_handler(
+            self.predict,
+            request_deserializer=messages.PredictRequest.FromString,
+            response_serializer=lambda response: response.SerializeToString(),
+        )
+
+
+def _rest(stub):
+    class Rest(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            name = self.path.removeprefix("/v1/models/").removesuffix(":predict")
+            inputs = {
+                key: np.array([base64.b64decode(value["b64"]) for value in values], object)
+                for key, values in body["inputs"].items()
+            }
+            answer = stub.answer(name, body["signature_name"], inputs)
+            failed = isinstance(answer, str)
+            content = {"error": answer} if failed else {
+                "outputs": {key: rows.tolist() for key, rows in answer.items()}
+            }  # fmt: skip
+            self.send_response(404 if failed else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(content).encode())
+
+        def log_message(self, *_):
+            pass
+
+    return Rest
+
+
+@pytest.fixture(name="stub", scope="module")
+def _stub(exported_encoder):
+    stub = Stub(exported_encoder[1])
+    yield stub
+    stub.stop()
+
+
+@pytest.fixture(name="clip", scope="module")
+def _clip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    synthetic.make_clips(str(folder), num_videos=8, num_frames=10)
+    return str(sorted(folder.glob("*/*.mp4"))[0])
+
+
+def run(*arguments):
+    """The exit code of the command, 0 where it just returns."""
+    try:
+        command.run(client.main, client.define_flags, arguments)
+    except SystemExit as end:
+        return end.code
+    return 0
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_a_video_gets_the_numbers_that_embed_gives(
+    protocol, stub, clip, exported_encoder, tmp_path
+):
+    output = str(tmp_path / "clip.npz")
+    flags = [f"--server={getattr(stub, protocol)}", f"--protocol={protocol}", "--model=tce"]
+    stub.seen.clear()
+    assert run(*flags, f"--input={clip}", f"--output={output}", "--batch_size=6") == 0
+    expected = embedding.embed(loader.load_encoder(exported_encoder[1]), clip)
+    found = np.load(output)
+    np.testing.assert_array_equal(found["timestamps"], expected["timestamps"])
+    for name in ("features", "embeddings"):
+        atol = 1e-5 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(found[name], expected[name], atol=atol)
+    assert [name for name, *_ in stub.seen] == ["tce", "tce"]  # 6 frames and 4
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_what_goes_wrong_is_one_line(protocol, stub, clip, tmp_path, capsys):
+    flags = [f"--protocol={protocol}", f"--output={tmp_path}/clip.npz", "--timeout=2"]
+    server = f"--server={getattr(stub, protocol)}"
+    assert run(*flags, server, "--model=other", f"--input={clip}") == 1
+    error = capsys.readouterr().err
+    assert "other" in error and "Servable not found" in error and error.count("\n") == 1
+    assert run(*flags, "--server=localhost:1", "--model=tce", f"--input={clip}") == 1
+    assert capsys.readouterr().err.startswith("error: localhost:1: tce: ")
+    (tmp_path / "no.mp4").write_bytes(b"no video")
+    assert run(*flags, server, "--model=tce", f"--input={tmp_path}/no.mp4") == 1
+    assert f"error: --input={tmp_path}/no.mp4: " in capsys.readouterr().err
+    assert run(*flags, server, f"--input={clip}") == 2
