@@ -121,7 +121,8 @@ class Loop:
                 batch = next(batches)
             logs = self._train_step(batch)
             ends = step == last_step
-            stops = request.number is not None and not ends
+            signal_number = workers.stop_signal(self._strategy, request.number, step)
+            stops = signal_number is not None and not ends
             saves = self._is_chief and (step % every == 0 or ends or stops)
             monitors = (self._is_chief and self._monitor is not None) and (
                 ends or config.eval_every and step % config.eval_every == 0
@@ -148,10 +149,11 @@ class Loop:
             if shows or saves:
                 window.start(step)
             if stops:
+                workers.wait_for_all(self._strategy)
                 raise errors.Stopped(
-                    f"stopped by {signal.Signals(request.number).name} at step {step}, saved in "
+                    f"stopped by {signal.Signals(signal_number).name} at step {step}, saved in "
                     f"{self._store.latest()}: the same command goes on from there",
-                    request.number,
+                    signal_number,
                 )
         return values
 

@@ -37,13 +37,20 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
     # One for all runs of a process: two over the same CPU devices count their collective operations
     # from the same number, and the runtime aborts the second run's for other types or shapes.
-    return tf.distribute.MirroredStrategy(devices)
+    return _with_whole_batches(tf.distribute.MirroredStrategy(devices))
 
 
 @functools.cache
 def _multi_worker() -> tf.distribute.MultiWorkerMirroredStrategy:
     workers.check_cluster()
-    return tf.distribute.MultiWorkerMirroredStrategy()
+    return _with_whole_batches(tf.distribute.MultiWorkerMirroredStrategy())
+
+
+def _with_whole_batches(strategy):
+    # Every batch is whole. Otherwise each `next` would have the workers count, in an all-reduce of
+    # its own, how many replicas have got one.
+    strategy.extended.experimental_enable_get_next_as_optional = False
+    return strategy
 
 
 def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:

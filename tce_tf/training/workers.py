@@ -11,6 +11,7 @@ they end too, and all are started again.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -25,6 +26,10 @@ from tce_tf.training import provenance
 
 # Where this worker finds things may differ from host to host, what is computed may not.
 _OWN_PATHS = frozenset({"data", "workdir", "export_dir", "eval_train", "eval_test"})
+
+# Whether to stop is asked for on the host, which waits for the devices then. Ten steps are a few
+# seconds; schedulers give half a minute between SIGTERM and SIGKILL.
+_STEPS_BETWEEN_QUESTIONS = 10
 
 
 def check_cluster() -> None:
@@ -89,6 +94,25 @@ def check_agreement(
         )
 
 
+def stop_signal(strategy: tf.distribute.Strategy, own: int | None, step: int) -> int | None:
+    """The signal for which this process stops after a step, or None if it goes on.
+
+    One process stops at its own. Workers must leave at the same step: the chief, which alone can
+    save, would lose its step to the all-reduce that the first to leave is missing from. So any
+    worker's signal stops all of them, at the next step at which they ask each other.
+
+    Args:
+      strategy: the devices.
+      own: the signal that has come to this process.
+      step: as all workers count it.
+    """
+    if strategy.cluster_resolver is None:
+        return own
+    if step % _STEPS_BETWEEN_QUESTIONS:
+        return None
+    return int(_gather(strategy, [own or 0]).max()) or None
+
+
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns when every worker has come here.
 
@@ -101,16 +125,21 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
 
 def _gather(strategy, numbers) -> np.ndarray:
     """Each replica's numbers, int64 [replicas, n]."""
-    own = np.array([numbers], np.int64)
+    everywhere = _gather_function(strategy)(tf.constant([numbers], tf.int64))
+    return strategy.experimental_local_results(everywhere)[0].numpy()
 
+
+@functools.cache
+def _gather_function(strategy):
     @tf.function
-    def gather():
-        def everyone():
-            return tf.distribute.get_replica_context().all_gather(tf.constant(own), axis=0)
+    def gather(numbers):
+        def everyone(numbers):
+            own = tf.identity(numbers)  # on the replica's device; arguments are on none
+            return tf.distribute.get_replica_context().all_gather(own, axis=0)
 
-        return strategy.run(everyone)
+        return strategy.run(everyone, args=(numbers,))
 
-    return strategy.experimental_local_results(gather())[0].numpy()
+    return gather
 
 
 @contextlib.contextmanager

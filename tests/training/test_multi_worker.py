@@ -15,13 +15,15 @@ import time
 
 import numpy as np
 import pytest
+import small_train
 import tensorflow as tf
 
 from tce_tf import config, errors
+from tce_tf.modeling import checkpoint_files, resnet
 from tce_tf.serving import loader
-from tce_tf.training import checkpoints, run, workers
+from tce_tf.training import run, workers
 
-STEPS = 4
+STEPS = 3
 
 
 @pytest.fixture(scope="module", name="settings")
@@ -36,6 +38,7 @@ def _settings(synthetic_shards, tmp_path_factory):
         num_negatives=8,
         epochs=50,
         decay_epochs="",
+        jit="off",
         steps=STEPS,
         log_every=1,
         checkpoint_every=2,
@@ -56,20 +59,33 @@ def bank(workdir, step):
     return reader.get_tensor(name)
 
 
+def saved_steps(workdir):
+    return checkpoint_files.steps(checkpoint_files.folder_of(str(workdir)))
+
+
 @pytest.fixture(scope="module", name="mirrored")
 def _mirrored(settings):
-    """The workdir of a mirrored run that was stopped halfway, resumed, and exported."""
-    assert run.train(dataclasses.replace(settings, steps=STEPS // 2)).step == STEPS // 2
-    result = run.train(dataclasses.replace(settings, export_dir=f"{settings.workdir}-export"))
-    assert result.step == STEPS and result.export_path.endswith("-export/1")
+    """The workdir of a mirrored run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+        yield _train(settings)
+
+
+def _train(settings):
+    assert run.train(settings).step == STEPS
     return settings.workdir
 
 
-def test_a_mirrored_run_resumes_and_exports_its_weights(mirrored):
-    assert len(losses(mirrored)) == STEPS and np.isfinite(losses(mirrored)).all()
+@pytest.mark.slow
+def test_a_mirrored_run_resumes_and_exports_its_weights(settings, mirrored, tmp_path):
+    parted = dataclasses.replace(settings, workdir=str(tmp_path / "parted"))
+    assert run.train(dataclasses.replace(parted, steps=2)).step == 2
+    result = run.train(dataclasses.replace(parted, export_dir=str(tmp_path / "export")))
+    assert result.step == STEPS and result.export_path.endswith("export/1")
+    np.testing.assert_allclose(losses(parted.workdir), losses(mirrored), rtol=1e-5)
     frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
-    exported, trained = loader.load_encoder(f"{mirrored}-export"), loader.load_encoder(mirrored)
-    ours, theirs = exported.frames(frames), trained.frames(frames)
+    exported = loader.load_encoder(str(tmp_path / "export"))
+    ours, theirs = exported.frames(frames), loader.load_encoder(parted.workdir).frames(frames)
     for name in ("features", "embeddings"):
         np.testing.assert_allclose(ours[name], theirs[name], atol=1e-5)
 
@@ -94,8 +110,13 @@ def start(settings, *changes):
         task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
         started.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tce_tf.train", *flags],
-                env=os.environ | {"TF_CONFIG": json.dumps(task), "CUDA_VISIBLE_DEVICES": "-1"},
+                [sys.executable, small_train.__file__, *flags],
+                env=os.environ
+                | {
+                    "PYTHONPATH": os.getcwd(),
+                    "TF_CONFIG": json.dumps(task),
+                    "CUDA_VISIBLE_DEVICES": "-1",
+                },
                 stderr=subprocess.PIPE,
                 text=True,
             )
@@ -126,13 +147,13 @@ def test_two_workers_train_as_two_devices_do(settings, mirrored, tmp_path):
     assert codes == [0, 0], outputs
     np.testing.assert_allclose(losses(workdir), losses(mirrored), rtol=1e-4)
     np.testing.assert_allclose(bank(workdir, STEPS), bank(mirrored, STEPS), atol=1e-4)
-    assert np.abs(bank(workdir, STEPS) - bank(workdir, STEPS // 2)).max() > 0.01
+    assert np.abs(bank(workdir, STEPS) - bank(workdir, 2)).max() > 0.01
     assert sorted(os.listdir(workdir)) == sorted(os.listdir(mirrored))
     assert sorted(os.listdir(workdir / "checkpoints")) == sorted(
         os.listdir(f"{mirrored}/checkpoints")
     )
     assert len(os.listdir(workdir / "tensorboard")) == 1
-    assert "step 1/4" in outputs[0] and "step 1/4" not in outputs[1]
+    assert "step 1/3" in outputs[0] and "step 1/3" not in outputs[1]
 
 
 @pytest.mark.slow
@@ -141,10 +162,7 @@ def test_when_one_is_killed_the_others_end_and_all_can_resume(settings, mirrored
     workdir = tmp_path / "run"
     endless = {"workdir": str(workdir), "steps": 0, "checkpoint_every": 1}
     processes = start(settings, endless)
-    deadline = time.monotonic() + 200
-    while (checkpoints.latest(str(workdir)) or "-0").endswith("-0"):
-        assert time.monotonic() < deadline and processes[0].poll() is None
-        time.sleep(0.05)
+    wait_until_saved(workdir, processes)
     processes[victim].send_signal(signal.SIGKILL)
     killed = time.monotonic()
     codes, outputs = finish(processes)
@@ -153,9 +171,22 @@ def test_when_one_is_killed_the_others_end_and_all_can_resume(settings, mirrored
     line = error_line(outputs[1 - victim])
     assert "another worker has ended" in line and str(workdir) in line, line
 
-    saved = int(checkpoints.latest(str(workdir)).rsplit("-", 1)[1])
+    resume(settings, endless, mirrored)
+
+
+def wait_until_saved(workdir, processes):
+    deadline = time.monotonic() + 200
+    while not saved_steps(workdir):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+
+
+def resume(settings, changes, mirrored):
+    """Starts all again: they go on from the last checkpoint and end as the undisturbed run does."""
+    workdir = changes["workdir"]
+    saved = saved_steps(workdir)[-1]
     last = max(saved + 2, STEPS)
-    codes, outputs = finish(start(settings, endless | {"steps": last}))
+    codes, outputs = finish(start(settings, changes | {"steps": last}))
     assert codes == [0, 0], outputs
     for output in outputs:
         assert f"resumed from step {saved}" in output
@@ -164,10 +195,30 @@ def test_when_one_is_killed_the_others_end_and_all_can_resume(settings, mirrored
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("asked", [[0], [1], [0, 1]])
+def test_a_signal_to_any_worker_stops_all_at_one_saved_step(settings, mirrored, tmp_path, asked):
+    workdir = tmp_path / "run"
+    endless = {"workdir": str(workdir), "steps": 0, "checkpoint_every": 1000}
+    processes = start(settings, endless)
+    deadline = time.monotonic() + 200
+    while not (workdir / "metrics.jsonl").exists() or not losses(workdir):
+        assert time.monotonic() < deadline and processes[0].poll() is None
+        time.sleep(0.05)
+    for index in asked:
+        processes[index].send_signal(signal.SIGTERM)
+    codes, outputs = finish(processes)
+    assert codes == [128 + signal.SIGTERM] * 2, outputs
+    (saved,) = saved_steps(workdir)
+    for line in map(error_line, outputs):
+        assert f"stopped by SIGTERM at step {saved}, saved in {workdir}/" in line
+    resume(settings, endless, mirrored)
+
+
+@pytest.mark.slow
 def test_workers_that_would_train_apart_are_refused(settings, mirrored, tmp_path):
     for changes, message in [
         (({}, {"seed": 1}), "differ in their flags"),
-        (({}, {"workdir": str(tmp_path / "alone")}), "resume from steps [0, 4]"),
+        (({}, {"workdir": str(tmp_path / "alone")}), f"resume from steps [0, {STEPS}]"),
     ]:
         processes = start(settings, *({"workdir": mirrored, "steps": 6} | c for c in changes))
         codes, outputs = finish(processes)
