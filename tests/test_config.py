@@ -58,3 +58,8 @@ def test_decay_epochs_must_ascend(text):
 def test_decay_epochs_as_numbers():
     assert config.TrainConfig(decay_epochs="25, 40").decay_epoch_list == [25, 40]
     assert config.TrainConfig(decay_epochs="").decay_epoch_list == []
+
+
+def test_fine_tuning_has_one_process():
+    with pytest.raises(errors.FlagError, match="--strategy=multi_worker: must be one of auto"):
+        config.FinetuneConfig(strategy="multi_worker")
