@@ -68,7 +68,7 @@ class Work:
             with open(listed, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([["path"], *([clip] for clip in clips)])
             self._run(
-                "make_tfrecords", f"--input={listed}", "--layout=csv",
+                "make_tfrecords", f"--input={listed}",
                 f"--short_side={self._arguments.short_side}",
                 f"--output={self.path('shards', f'background{split}')}",
             )  # fmt: skip
