@@ -60,3 +60,10 @@ def test_no_flags_in_libraries_and_none_defined_at_import():
 def test_every_module_says_what_it_answers():
     for path in PACKAGE.rglob("*.py"):
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_tests_share_one_mirrored_strategy():
+    """A second one over the same CPU devices makes collectives of later tests abort."""
+    for path in pathlib.Path(__file__).parent.rglob("*.py"):
+        made = "MirroredStrategy" + "("
+        assert made not in path.read_text(), f"{path}: use strategies.make_strategy('mirrored')"

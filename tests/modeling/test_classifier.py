@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tce_tf import compat
 from tce_tf.modeling import classifier, torch_names
-from tce_tf.training import optimizers, schedules
+from tce_tf.training import optimizers, schedules, strategies
 
 
 def make_model(seed=0, rate=0.1, dtype="float64", **kwargs):
@@ -100,7 +100,7 @@ def test_two_replicas_share_a_batch():
     whole = {name: tf.concat([value, value], axis=0) for name, value in half.items()}
     alone = make_model(rate=1e-3)
     expected = [float(alone.train_step(whole)["loss"]) for _ in range(2)]
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = strategies.make_strategy("mirrored")
     with strategy.scope():
         model = make_model(rate=1e-3)
     run = tf.function(lambda: strategy.run(model.train_step, args=(half,)))

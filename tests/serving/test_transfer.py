@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tce_tf.training import strategies
+
 README = pathlib.Path(__file__).parent.parent.parent / "README.md"
 
 
@@ -103,7 +105,7 @@ def test_replicas_stay_equal_and_take_the_step_of_one_device(exported_encoder):
     _, path = exported_encoder
     images, labels = batch()
     one, _ = trained(path, tf.distribute.get_strategy(), images, labels)
-    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    mirrored = strategies.make_strategy("mirrored")
     # Each replica sees the same batch, so that two of them must do what one does.
     two, _ = trained(path, mirrored, images, labels)
     start = tf.saved_model.load(path)
