@@ -173,6 +173,8 @@ def _starting_point(config, class_names):
         input_mode=config.input_mode,
         class_names=tuple(class_names),
         segments=config.num_segments,
+        # In AdamW it is decoupled from the gradient, so no loss has it.
+        weight_decay=config.weight_decay if config.optimizer == "sgd" else 0.0,
     )
     return settings, weights
 

@@ -58,7 +58,9 @@ def test_signatures_give_scores_of_the_model(exported_classifier):
 
 
 def test_stacks_are_classified_too(tmp_path):
-    config = dataclasses.replace(CONFIG, input_mode="stack_of_differences", segments=1)
+    config = dataclasses.replace(
+        CONFIG, input_mode="stack_of_differences", segments=1, weight_decay=1e-3
+    )
     model, module = make_module(config)
     loaded = tf.saved_model.load(export.export_encoder(module, str(tmp_path)))
     stacks = np.random.default_rng(0).integers(0, 256, (2, 6, 48, 48, 3), dtype=np.uint8)
@@ -67,6 +69,9 @@ def test_stacks_are_classified_too(tmp_path):
     expected = model(augmentation.stack_of_differences(normal), training=False)
     logits = loaded.signatures["frames"](frames=tf.constant(stacks))["logits"]
     np.testing.assert_allclose(logits, expected, atol=1e-5)
+    # The classifier's own weights decay, too.
+    squares = sum(np.sum(np.square(v.numpy())) for v in loaded.trainable_variables)
+    np.testing.assert_allclose(loaded.regularization_losses[0](), 1e-3 * squares / 2, rtol=1e-5)
 
 
 def test_an_encoder_is_asked_for_where_a_classifier_is_given(exported_classifier):
