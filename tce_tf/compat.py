@@ -86,3 +86,15 @@ def unscaled_gradients(optimizer: keras.optimizers.Optimizer, gradients: list) -
     if hasattr(optimizer, "get_unscaled_gradients"):
         return optimizer.get_unscaled_gradients(gradients)
     return gradients
+
+
+def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: list, weights: list) -> None:
+    """Takes the optimizer's step and counts it, if it was skipped for an overflow as well.
+
+    `iterations` is the number of the step for rate, mining threshold and draws. Keras 2.15 counts
+    what its `LossScaleOptimizer` skips, Keras 3 does not.
+    """
+    step = tf.convert_to_tensor(optimizer.iterations)
+    optimizer.apply_gradients(zip(gradients, weights, strict=True))
+    if KERAS_3 and isinstance(optimizer, LossScaleOptimizer):
+        optimizer.iterations.assign(step + 1)

@@ -49,6 +49,11 @@ class TrainConfig:
         "1", "Distance of the positive frame: a number, a range min:max, or 0 for the same frame."
     )
     batch_size: int = setting(100, "Global batch size, over all replicas.")
+    accumulate_steps: int = setting(
+        1,
+        "Parts of each replica's batch that are taken one after the other, so that one fits into "
+        "memory: the same step, but with batch norm over each part.",
+    )
     epochs: int = setting(50, "Passes over the videos; one anchor a video in each.")
     steps: int = setting(
         0, "Stop at this step; schedules still follow --epochs. 0 runs to the end."
@@ -125,14 +130,20 @@ class TrainConfig:
     def __post_init__(self):
         _check_ranges(
             self,
-            at_least_1=("batch_size", "epochs", "num_negatives", "embedding_width", "log_every",
-                        "keep"),
+            at_least_1=("batch_size", "accumulate_steps", "epochs", "num_negatives",
+                        "embedding_width", "log_every", "keep"),
             at_least_0=("steps", "checkpoint_every", "eval_every", "seed", "warmup_epochs",
                         "rotation_weight", "weight_decay", "mining_rate"),
             above_0=("temperature", "learning_rate", "decay_factor"),
             fractions=("max_hard_fraction", "z_momentum", "max_bad_fraction"),
         )  # fmt: skip
         check(self.image_size >= 32, "image_size", self.image_size, "at least 32")
+        check(
+            self.accumulate_steps == 1 or not self.sync_batch_norm,
+            "accumulate_steps",
+            self.accumulate_steps,
+            "1 with --sync_batch_norm, which needs the whole batch at once",
+        )
         check(self.mining_low <= self.mining_high, "mining_low", self.mining_low,
               f"at most --mining_high={self.mining_high}")  # fmt: skip
         check(bool(self.eval_train) == bool(self.eval_test), "eval_test", self.eval_test,

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tce_tf import compat
-from tce_tf.modeling import resnet, tce_model
+from tce_tf.modeling import losses, resnet, tce_model
 from tce_tf.training import optimizers, schedules, strategies
 
 SIZE, BATCH, VIDEOS, STEPS = 32, 8, 24, 2
@@ -18,7 +18,15 @@ SIZE, BATCH, VIDEOS, STEPS = 32, 8, 24, 2
 resnet.STAGES.setdefault("tiny", ((1, 1), False))
 
 
-def make_model(objective=None, *, learning_rate=0.01, dtype="float64", optimizer=None, **kwargs):
+def make_model(
+    objective=None,
+    *,
+    learning_rate=0.01,
+    dtype="float64",
+    optimizer=None,
+    loss_scale=None,
+    **kwargs,
+):
     model = tce_model.TCEModel(
         "tiny",
         num_videos=VIDEOS,
@@ -31,6 +39,8 @@ def make_model(objective=None, *, learning_rate=0.01, dtype="float64", optimizer
     optimizer = optimizer or optimizers.SGD(
         schedules.Schedule(learning_rate), coupled_weight_decay=1e-4
     )
+    if loss_scale:
+        optimizer = compat.LossScaleOptimizer(optimizer, initial_scale=loss_scale)
     compat.build_optimizer(optimizer, model.optimized_weights)
     model.compile(optimizer=optimizer)
     return model
@@ -56,20 +66,24 @@ def statistics(model):
     return model.backbone.non_trainable_weights + model.rotation.non_trainable_weights
 
 
-def train(strategy, **options):
-    """Trains `STEPS` steps, each global batch cut among the replicas.
+def train(strategy, *, batches=views, jit_step=False, **options):
+    """Trains `STEPS` steps, each global batch (of `batches(step)`) cut among the replicas.
 
     Returns:
       `logs` [steps, logged scalars], `bank` [replicas, N, D], `weights` [replicas, all weights] and
-      `statistics` [replicas, all moving statistics].
+      `statistics` [replicas, all moving statistics]; `start` [all weights] before the first step and
+      `steps`, how many the optimizer has counted.
     """
     with strategy.scope():
-        model = make_model(**options)
+        model = make_model(jit_step=jit_step, **options)
+    start = [tf.convert_to_tensor(w).numpy().ravel() for w in model.trainable_weights]
     share = BATCH // strategy.num_replicas_in_sync
-    step = tf.function(lambda batch: strategy.run(model.train_step, args=(batch,)))
+    step = tf.function(
+        lambda batch: strategy.run(model.train_step, args=(batch,)), jit_compile=jit_step or None
+    )
     logs = []
     for number in range(STEPS):
-        batch = views(number)
+        batch = batches(number)
 
         def slice_of(context, batch=batch):
             start = context.replica_id_in_sync_group * share
@@ -96,6 +110,55 @@ def train(strategy, **options):
         "bank": np.stack([copy.numpy() for copy in bank]),
         "weights": flat(model.trainable_weights),
         "statistics": flat(statistics(model)),
+        "start": np.concatenate(start),
+        "steps": int(tf.convert_to_tensor(model.optimizer.iterations)),
+    }
+
+
+def oracle(replicas):
+    """What `train` should give where each replica, or part of a batch, has its own batch norm.
+
+    Computed by one replica, eagerly, with the slices normalised one after the other.
+    """
+    model = make_model()
+    objective, logged = model.objective, []
+    kept = [compat.tf_variable(w) for w in statistics(model)]
+    share = BATCH // replicas
+    for step in range(STEPS):
+        batch = views(step)
+        before, moved = [w.numpy() for w in kept], []
+        with tf.GradientTape() as tape:
+            outputs = []
+            for start in range(0, BATCH, share):
+                for weight, value in zip(kept, before, strict=True):
+                    weight.assign(value)
+                x = {name: value[start : start + share] for name, value in batch.items()}
+                anchor = model(x["anchor"], training=True)["embeddings"]
+                positive = model(x["positive"], training=True)["embeddings"]
+                features = model.backbone(x["rotated"], training=True)
+                outputs.append((anchor, positive, model.rotation(features, training=True)))
+                moved.append([w.numpy() for w in kept])
+            anchor, positive, logits = (tf.concat(x, axis=0) for x in zip(*outputs, strict=True))
+            similarity = tf.matmul(anchor, model.bank.lookup(), transpose_b=True)
+            negatives, _ = model.choose_negatives(similarity, batch["video_index"], step)
+            scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
+            if step == 0:
+                z = tf.reduce_mean(tf.exp(scores / objective.temperature)) * VIDEOS
+            nce = losses.nce_loss(scores, z, VIDEOS, objective.temperature)
+            loss = nce + losses.rotation_loss(logits, batch["rotation_label"])
+        weights = [compat.tf_variable(w) for w in model.trainable_weights]
+        model.optimizer.apply_gradients(
+            zip(tape.gradient(loss, weights), model.trainable_weights, strict=True)
+        )
+        for weight, *values in zip(kept, *moved, strict=True):
+            weight.assign(np.mean(values, axis=0))
+        model.bank.update(batch["video_index"], anchor)
+        logged.append((float(loss), float(nce)))
+    return {
+        "loss": logged,
+        "bank": model.bank.lookup().numpy(),
+        "weights": np.concatenate([w.numpy().ravel() for w in weights]),
+        "statistics": np.concatenate([w.numpy().ravel() for w in kept]),
     }
 
 

@@ -13,6 +13,7 @@ from tce_tf import command, config, errors, train
         ("seed", 2**63, "below 2\\^63"),
         ("seed", -1, "0 or more"),
         ("batch_size", 0, "at least 1"),
+        ("accumulate_steps", 0, "at least 1"),
         ("keep", 0, "at least 1"),
         ("image_size", 31, "at least 32"),
         ("temperature", 0.0, "above 0"),
@@ -27,6 +28,13 @@ from tce_tf import command, config, errors, train
 def test_a_value_out_of_range_is_named(name, value, wanted):
     with pytest.raises(errors.FlagError, match=f"^--{name}={value}: must be {wanted}"):
         config.TrainConfig(**{name: value})
+
+
+def test_parts_of_a_batch_cannot_synchronise_batch_norm():
+    with pytest.raises(
+        errors.FlagError, match="^--accumulate_steps=2: must be 1 with --sync_batch"
+    ):
+        config.TrainConfig(accumulate_steps=2, sync_batch_norm=True)
 
 
 @pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])

@@ -131,7 +131,7 @@ class ActionClassifier(keras.Model):
                 else [a + b for a, b in zip(gradients, found, strict=True)]
             )
         gradients = compat.unscaled_gradients(self.optimizer, gradients)
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        compat.apply_gradients(self.optimizer, gradients, weights)
         if not self.freeze_backbone:
             normalization.average_statistics(self.backbone.non_trainable_weights)
         hits = tf.argmax(logits, axis=1, output_type=label.dtype) == label

@@ -59,7 +59,9 @@ def sample_random_negatives(
         seed=seed,
         maxval=tf.size(live_rows) - 1,
         dtype=tf.int32,
-    )[slice_start : slice_start + batch]
+    )
+    # Not [start : start + batch]: of a start known in a loop only, XLA could not tell the length.
+    drawn = tf.slice(drawn, [slice_start, 0], [batch, num_negatives])
     # Among M - 1 numbers, those from the own position on mean the row after: all but the own row.
     own_positions = own_rows if all_live else tf.searchsorted(live_rows, own_rows)
     positions = drawn + tf.cast(drawn >= own_positions[:, tf.newaxis], tf.int32)

@@ -104,8 +104,16 @@ def average_statistics(statistics: Sequence) -> None:
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return
-    packed = tf.concat([tf.convert_to_tensor(weight) for weight in statistics], axis=0)
-    packed = replica.all_reduce(tf.distribute.ReduceOp.MEAN, packed)
+    unpack(replica.all_reduce(tf.distribute.ReduceOp.MEAN, pack(statistics)), statistics)
+
+
+def pack(statistics: Sequence) -> tf.Tensor:
+    """All values of weights [C] of one dtype, one after the other."""
+    return tf.concat([tf.convert_to_tensor(weight) for weight in statistics], axis=0)
+
+
+def unpack(packed: tf.Tensor, statistics: Sequence) -> None:
+    """Assigns what `pack` gave of the same weights."""
     sizes = [weight.shape[0] for weight in statistics]
     for weight, value in zip(statistics, tf.split(packed, sizes), strict=True):
         weight.assign(value)

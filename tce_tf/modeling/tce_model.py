@@ -3,60 +3,26 @@
     anchor, positive, rotated views -> backbone -> heads -> NCE + rotation loss -> SGD -> bank
 
 It runs the same under any `tf.distribute` strategy: for one global batch the loss, the weights and
-the bank do not depend on how many replicas shared it (batch norm aside, unless synchronised).
+the bank do not depend on how many replicas shared it, nor on the parts that each takes one after the
+other (batch norm aside, unless synchronised).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 
 import keras
 import tensorflow as tf
 
 from tce_tf import compat
-from tce_tf.modeling import heads, losses, memory_bank, mining, normalization, resnet
-
-METRICS = (
-    "loss",
-    "nce_loss",
-    "rotation_loss",
-    "rotation_accuracy",
-    "contrast_accuracy",
-    "positive_similarity",
-    "negative_similarity",
-    "hard_negative_fraction",
+from tce_tf.modeling import (
+    accumulation,
+    heads,
+    losses,
+    memory_bank,
+    mining,
+    normalization,
+    resnet,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """What the loss is made of. Defaults are the paper's (and the published configuration's).
-
-    Attributes:
-      num_negatives: K, at most one less than the number of live bank rows.
-      temperature: T.
-      loss: `nce` or `infonce`.
-      rotation_weight: weight of the rotation loss; 0 leaves the rotated pass out.
-      mining: whether hard negatives are mined; without it all negatives are random.
-      mining_low, mining_high, mining_rate: see `mining.mining_threshold`.
-      max_hard_fraction: at most this share of K is mined.
-      z_momentum: 1 keeps the NCE normaliser Z of the first batch (published); below 1 it is the
-        moving average Z <- momentum Z + (1 - momentum) Z_batch.
-      total_steps: the length of the whole training, over which the threshold rises.
-      seed: of the random negatives.
-    """
-
-    num_negatives: int = 8192
-    temperature: float = 0.07
-    loss: str = "nce"
-    rotation_weight: float = 1.0
-    mining: bool = True
-    mining_low: float = -1.0
-    mining_high: float = 1.0
-    mining_rate: float = 5.0
-    max_hard_fraction: float = 1.0
-    z_momentum: float = 1.0
-    total_steps: int = 1
-    seed: int = 0
+from tce_tf.modeling.objective import METRICS, Objective
 
 
 class TCEModel(keras.Model):
@@ -74,6 +40,9 @@ class TCEModel(keras.Model):
       live_rows: the bank rows that training visits; all by default.
       make_views: turns an input batch into the views `train_on_views` takes; identity by default.
       sync_batch_norm: batch norm over the batch of all replicas instead of each one's own.
+      accumulate_steps: a step takes its batch in so many equal parts, one in memory at a time; it
+        must divide each replica's batch. Batch norm is of each part by itself, as if it were a
+        replica's; all else is as with the whole batch.
       jit: compile the loss and its gradient with XLA. (Convolutions have `jit` of their own: they
         are slower under XLA on a CPU.)
       jit_step: the caller compiles the whole step: mine with what XLA takes.
@@ -81,7 +50,8 @@ class TCEModel(keras.Model):
       dtype: Keras dtype policy of backbone and heads; loss and bank stay in float32 or wider.
 
     Raises:
-      ValueError: more negatives than other live rows, or an unknown backbone or loss.
+      ValueError: more negatives than other live rows, an unknown backbone or loss, or batch norm
+        synchronised over a batch that is taken in parts.
     """
 
     def __init__(
@@ -94,6 +64,7 @@ class TCEModel(keras.Model):
         live_rows=None,
         make_views: Callable[[Mapping[str, tf.Tensor]], Mapping[str, tf.Tensor]] | None = None,
         sync_batch_norm: bool = False,
+        accumulate_steps: int = 1,
         jit: bool = True,
         jit_step: bool = False,
         seed: int = 0,
@@ -127,8 +98,13 @@ class TCEModel(keras.Model):
             )
         if self.objective.loss not in ("nce", "infonce"):
             raise ValueError(f"unknown loss '{self.objective.loss}': choose nce or infonce")
+        if sync_batch_norm and accumulate_steps > 1:
+            raise ValueError(
+                "parts of a batch cannot share batch norm: one is gone before the next"
+            )
+        self.accumulate_steps = accumulate_steps
         self._jit_step = jit_step
-        self._loss_from_scores = tf.function(self._compute_loss, jit_compile=jit or None)
+        self._loss_from_scores = tf.function(self.objective.compute_loss, jit_compile=jit or None)
 
     def initialize(self, image_size: int) -> None:
         """Creates every weight by one pass over a zero image [1, S, S, 3]; changes no statistics."""
@@ -149,25 +125,27 @@ class TCEModel(keras.Model):
             return self.trainable_weights
         return self.backbone.trainable_weights + self.projection.trainable_weights
 
-    def choose_negatives(self, similarity, video_index, step):
+    def choose_negatives(self, similarity, video_index, step, part=0):
         """Bank rows int32 [B, K] for each anchor, and how many of them were mined, int32 [B].
 
         Args:
           similarity: float [B, N], anchors against the bank.
           video_index: int [B], the anchors' own rows.
           step: int scalar, steps done.
+          part: int, which of its `accumulate_steps` parts a replica is at.
         """
         objective, bank = self.objective, self.bank
         replica = tf.distribute.get_replica_context()
         replicas = replica.num_replicas_in_sync if replica else 1
+        number = replica.replica_id_in_sync_group if replica else 0
         batch = tf.shape(video_index)[0]
         random_rows = mining.sample_random_negatives(
             video_index,
             bank.live_rows,
             objective.num_negatives,
             seed=tf.stack([tf.constant(objective.seed, tf.int64), tf.cast(step, tf.int64)]),
-            slice_start=batch * (replica.replica_id_in_sync_group if replica else 0),
-            num_anchors=batch * replicas,
+            slice_start=batch * (number * self.accumulate_steps + part),
+            num_anchors=batch * self.accumulate_steps * replicas,
         )
         if not objective.mining:
             return random_rows, tf.zeros_like(video_index, tf.int32)
@@ -183,15 +161,11 @@ class TCEModel(keras.Model):
 
     def mining_threshold(self, step):
         """The threshold in force at a step; a tensor for a tensor, see `mining.mining_threshold`."""
-        objective = self.objective
-        progress = tf.cast(step, tf.float64) / objective.total_steps
-        return mining.mining_threshold(
-            progress, objective.mining_low, objective.mining_high, objective.mining_rate
-        )
+        return self.objective.mining_threshold(step)
 
     def train_step(self, batch):
         """One step on what the input pipeline gives; returns the logged scalars of this step."""
-        return self.train_on_views(self._make_views(batch))
+        return self._train(batch, self._make_views)
 
     def train_on_views(self, views):
         """One optimisation step.
@@ -203,51 +177,49 @@ class TCEModel(keras.Model):
         Returns:
           Scalars, averaged over replicas: `METRICS` and `embedding_std`.
         """
-        objective = self.objective
+        return self._train(views, lambda views: views)
+
+    def _train(self, batch, make_views):
         replica = tf.distribute.get_replica_context()
         replicas = replica.num_replicas_in_sync if replica else 1
-        video_index = views["video_index"]
+        parts = self.accumulate_steps
         step = tf.convert_to_tensor(self.optimizer.iterations)
-        with tf.GradientTape() as tape:
-            anchor = self(views["anchor"], training=True)["embeddings"]
-            positive = self(views["positive"], training=True)["embeddings"]
-            if objective.rotation_weight:
-                with tape.stop_recording(), tf.GradientTape() as rotated_tape:
-                    features = self.backbone(views["rotated"], training=True)
-                tape.watch(features)
-                rotation_logits = self.rotation(features, training=True)
-            else:
-                rotation_logits = tf.zeros([tf.shape(anchor)[0], heads.NUM_ROTATIONS], anchor.dtype)
-            loss, metrics = self.contrast(
-                anchor, positive, rotation_logits, views["rotation_label"], video_index, step
-            )
-            # apply_gradients sums over replicas; the loss of the global batch is their mean.
-            scaled_loss = loss / replicas
-            if hasattr(self.optimizer, "get_scaled_loss"):  # Keras 2.15 mixed precision
-                scaled_loss = self.optimizer.get_scaled_loss(scaled_loss)
-            elif hasattr(self.optimizer, "scale_loss"):  # Keras 3; the plain ones return it as is
-                scaled_loss = self.optimizer.scale_loss(scaled_loss)
         weights = self.optimized_weights
-        variables = [compat.tf_variable(w) for w in weights]
-        if objective.rotation_weight:
-            # Two tapes, so that never three gradients of a weight are added at once: such a sum has
-            # no fixed order (training/determinism.py).
-            *gradients, features_gradient = tape.gradient(scaled_loss, [*variables, features])
-            rotated = rotated_tape.gradient(features, variables, output_gradients=features_gradient)
-            gradients = [g if r is None else g + r for g, r in zip(gradients, rotated, strict=True)]
-        else:
-            gradients = tape.gradient(scaled_loss, variables)
-        if hasattr(self.optimizer, "get_unscaled_gradients"):
-            gradients = self.optimizer.get_unscaled_gradients(gradients)
-        self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        variables = [compat.tf_variable(weight) for weight in weights]
+        statistics = self.backbone.non_trainable_weights + self.rotation.non_trainable_weights
+        normalizer, before = None, []
+        if parts > 1:  # all parts share Z, and start from the same moving statistics
+            before = [normalization.pack(statistics)]
+            normalizer = self._update_normalizer(self._mean_exponential(batch, make_views, step))
 
-        normalization.average_statistics(
-            self.backbone.non_trainable_weights + self.rotation.non_trainable_weights
+        def of_part(number, part):
+            for packed in before:
+                normalization.unpack(packed, statistics)
+            gradients, values, anchor = self._gradients(
+                make_views(part), variables, step, number, normalizer
+            )
+            moved = [normalization.pack(statistics) for _ in before]
+            return [values, *moved, *gradients], anchor
+
+        (values, *sums), anchor = accumulation.over_parts(
+            of_part,
+            batch,
+            parts,
+            [tf.zeros([len(METRICS)], tf.float64), *map(tf.zeros_like, [*before, *variables])],
+            self._no_rows(batch),
         )
-        rows, embeddings = memory_bank.gather_replicas(video_index, tf.stop_gradient(anchor))
+        for packed in sums[: len(before)]:
+            normalization.unpack(packed / parts, statistics)
+        gradients = compat.unscaled_gradients(self.optimizer, sums[len(before) :])
+        compat.apply_gradients(self.optimizer, gradients, weights)
+
+        normalization.average_statistics(statistics)
+        rows, embeddings = memory_bank.gather_replicas(
+            batch["video_index"], tf.stop_gradient(anchor)
+        )
         self.bank.update(rows, embeddings)
 
-        values = tf.stack([tf.cast(metrics[name], tf.float64) for name in METRICS])
+        values /= parts
         if replicas > 1:
             values = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
         logs = dict(zip(METRICS, tf.unstack(values), strict=True))
@@ -255,7 +227,53 @@ class TCEModel(keras.Model):
         logs["embedding_std"] = tf.reduce_mean(tf.math.reduce_std(embeddings, axis=0))
         return logs
 
-    def contrast(self, anchor, positive, rotation_logits, rotation_label, video_index, step):
+    def _gradients(self, views, variables, step, part, normalizer):
+        """Gradients of this part's share in the loss, `METRICS` float64 stacked, anchors [B, D]."""
+        replica = tf.distribute.get_replica_context()
+        shares = (replica.num_replicas_in_sync if replica else 1) * self.accumulate_steps
+        with tf.GradientTape() as tape:
+            anchor = self(views["anchor"], training=True)["embeddings"]
+            positive = self(views["positive"], training=True)["embeddings"]
+            if self.objective.rotation_weight:
+                with tape.stop_recording(), tf.GradientTape() as rotated_tape:
+                    features = self.backbone(views["rotated"], training=True)
+                tape.watch(features)
+                rotation_logits = self.rotation(features, training=True)
+            else:
+                rotation_logits = tf.zeros([tf.shape(anchor)[0], heads.NUM_ROTATIONS], anchor.dtype)
+            loss, metrics = self.contrast(
+                anchor,
+                positive,
+                rotation_logits,
+                views["rotation_label"],
+                views["video_index"],
+                step,
+                part,
+                normalizer,
+            )
+            # Parts and replicas are summed; the loss of the global batch is their mean.
+            scaled_loss = compat.scaled_loss(self.optimizer, loss / shares)
+        if self.objective.rotation_weight:
+            # Two tapes, so that never three gradients of a weight are added at once: such a sum has
+            # no fixed order (training/determinism.py).
+            *gradients, features_gradient = tape.gradient(scaled_loss, [*variables, features])
+            rotated = rotated_tape.gradient(features, variables, output_gradients=features_gradient)
+            gradients = [g if r is None else g + r for g, r in zip(gradients, rotated, strict=True)]
+        else:
+            gradients = tape.gradient(scaled_loss, variables)
+        return gradients, tf.stack([tf.cast(metrics[n], tf.float64) for n in METRICS]), anchor
+
+    def contrast(
+        self,
+        anchor,
+        positive,
+        rotation_logits,
+        rotation_label,
+        video_index,
+        step,
+        part=0,
+        normalizer=None,
+    ):
         """What stands between the heads and the gradient: negatives, scores, Z and the loss.
 
         Args:
@@ -265,23 +283,67 @@ class TCEModel(keras.Model):
           rotation_label: int [B].
           video_index: int [B], the anchors' bank rows.
           step: int scalar, steps done.
+          part: see `choose_negatives`.
+          normalizer: Z; by default it follows from these scores, and is kept.
 
         Returns:
           The total loss and `METRICS`, scalars of this replica.
         """
-        similarity = tf.matmul(anchor, self.bank.lookup(), transpose_b=True)
-        negatives, mined = self.choose_negatives(tf.stop_gradient(similarity), video_index, step)
-        scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
-        normalizer = self._update_normalizer(scores)
-        loss, metrics = self._loss_from_scores(scores, rotation_logits, rotation_label, normalizer)
+        scores, mined = self._score(anchor, positive, video_index, step, part)
+        if normalizer is None:
+            mean = losses.mean_exponential(scores, self.objective.temperature)
+            normalizer = self._update_normalizer(mean)
+        loss, metrics = self._loss_from_scores(
+            scores, rotation_logits, rotation_label, normalizer, self.bank.num_live
+        )
         metrics["hard_negative_fraction"] = tf.reduce_mean(
             tf.cast(mined, loss.dtype) / self.objective.num_negatives
         )
         return loss, metrics
 
-    def _update_normalizer(self, scores):
-        """Z for this batch: the mean of exp(s/T) x N of the first batch, or its moving average."""
-        mean = losses.mean_exponential(scores, self.objective.temperature)
+    def _score(self, anchor, positive, video_index, step, part):
+        """Scores [B, 1 + K] and how many of the negatives were mined, int32 [B]."""
+        similarity = tf.matmul(anchor, self.bank.lookup(), transpose_b=True)
+        negatives, mined = self.choose_negatives(
+            tf.stop_gradient(similarity), video_index, step, part
+        )
+        return losses.contrastive_scores(anchor, positive, similarity, negatives), mined
+
+    def _mean_exponential(self, batch, make_views, step):
+        """Z / N of this replica's batch, by a forward pass of its own; 0 where Z stays as it is.
+
+        Every part's loss needs the Z of all of them. The pass moves batch norm's statistics.
+        """
+        zero = tf.zeros([], self.normalizer.dtype)
+
+        def of_part(number, part):
+            views = make_views(part)
+            anchor = self(views["anchor"], training=True)["embeddings"]
+            positive = self(views["positive"], training=True)["embeddings"]
+            scores, _ = self._score(anchor, positive, views["video_index"], step, number)
+            return [losses.mean_exponential(scores, self.objective.temperature)], anchor
+
+        def measure():
+            parts = self.accumulate_steps
+            (total,), _ = accumulation.over_parts(
+                of_part, batch, parts, [zero], self._no_rows(batch)
+            )
+            return total / parts
+
+        if self.objective.z_momentum < 1:
+            return measure()
+        return tf.cond(tf.convert_to_tensor(self.normalizer) > 0, lambda: zero, measure)
+
+    def _no_rows(self, batch):
+        """Zeros [B, D], in the shape and dtype of a batch's embeddings."""
+        return tf.zeros([tf.shape(batch["video_index"])[0], self.bank.width], self.normalizer.dtype)
+
+    def _update_normalizer(self, mean):
+        """Z for this batch: N times the mean of exp(s/T) of the first batch, or a moving average.
+
+        Args:
+          mean: this replica's mean of exp(s/T); not looked at where Z stays as it is.
+        """
         replica = tf.distribute.get_replica_context()
         if replica is not None and replica.num_replicas_in_sync > 1:
             mean = replica.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
@@ -290,27 +352,3 @@ class TCEModel(keras.Model):
         z = tf.where(z > 0, momentum * z + (1 - momentum) * batch_z, batch_z)
         self.normalizer.assign(z)
         return z
-
-    def _compute_loss(self, scores, rotation_logits, rotation_label, normalizer):
-        """Total loss and the per-batch scalars, without variables, so that XLA may compile it."""
-        objective = self.objective
-        if objective.loss == "nce":
-            contrast = losses.nce_loss(
-                scores, normalizer, self.bank.num_live, objective.temperature
-            )
-        else:
-            contrast = losses.info_nce_loss(scores, objective.temperature)
-        rotation = losses.rotation_loss(rotation_logits, rotation_label)
-        loss = contrast + objective.rotation_weight * tf.cast(rotation, contrast.dtype)
-        predicted = tf.argmax(rotation_logits, axis=1, output_type=rotation_label.dtype)
-        hit = scores[:, 0] > tf.reduce_max(scores[:, 1:], axis=1)
-        metrics = {
-            "loss": loss,
-            "nce_loss": contrast,
-            "rotation_loss": rotation,
-            "rotation_accuracy": tf.reduce_mean(tf.cast(predicted == rotation_label, tf.float32)),
-            "contrast_accuracy": tf.reduce_mean(tf.cast(hit, tf.float32)),
-            "positive_similarity": tf.reduce_mean(scores[:, 0]),
-            "negative_similarity": tf.reduce_mean(scores[:, 1:]),
-        }
-        return loss, metrics

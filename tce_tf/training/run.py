@@ -64,7 +64,7 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
 
 def _run(config, folders, reader, strategy) -> TrainResult:
     chief = workers.is_chief(strategy)
-    strategies.check_batch_size(config.batch_size, strategy)
+    strategies.check_batch_size(config.batch_size, strategy, config.accumulate_steps)
     readers = _check_outputs(config)
     inputs = setup.make_input(config, reader)
     total_steps = inputs.steps_per_epoch * config.epochs

@@ -64,6 +64,7 @@ def build_model(
         live_rows=live_rows,
         make_views=views,
         sync_batch_norm=config.sync_batch_norm,
+        accumulate_steps=config.accumulate_steps,
         jit=jit_light,
         jit_step=jit_network,
         seed=config.seed,

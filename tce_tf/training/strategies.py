@@ -53,18 +53,22 @@ def _with_whole_batches(strategy):
     return strategy
 
 
-def check_batch_size(batch_size: int, strategy: tf.distribute.Strategy) -> None:
-    """Refuses a global batch that replicas cannot share evenly.
+def check_batch_size(
+    batch_size: int, strategy: tf.distribute.Strategy, accumulate_steps: int = 1
+) -> None:
+    """Refuses a global batch that replicas, and the parts each takes it in, cannot share evenly.
 
     Raises:
       errors.UserError: with the nearest sizes that can be.
     """
     replicas = strategy.num_replicas_in_sync
-    if batch_size % replicas:
-        lower = batch_size - batch_size % replicas
-        nearest = f"{lower} or {lower + replicas}" if lower else f"{replicas}"
+    shares = replicas * accumulate_steps
+    if batch_size % shares:
+        lower = batch_size - batch_size % shares
+        nearest = f"{lower} or {lower + shares}" if lower else f"{shares}"
+        parts = f" times --accumulate_steps={accumulate_steps}" if accumulate_steps > 1 else ""
         raise errors.UserError(
-            f"--batch_size={batch_size} does not divide over {replicas} replicas: use {nearest}"
+            f"--batch_size={batch_size} does not divide over {replicas} replicas{parts}: use {nearest}"
         )
 
 

@@ -14,52 +14,8 @@ import replica_steps
 import tensorflow as tf
 
 from tce_tf import compat
-from tce_tf.modeling import losses, normalization, tce_model
+from tce_tf.modeling import normalization, tce_model
 from tce_tf.training import strategies
-
-
-def per_replica_oracle(replicas):
-    """What `replica_steps.train` should give, computed by one replica, eagerly."""
-    model = replica_steps.make_model()
-    objective, logged = model.objective, []
-    kept = [compat.tf_variable(w) for w in replica_steps.statistics(model)]
-    share = replica_steps.BATCH // replicas
-    for step in range(replica_steps.STEPS):
-        batch = replica_steps.views(step)
-        before, moved = [w.numpy() for w in kept], []
-        with tf.GradientTape() as tape:
-            outputs = []
-            for start in range(0, replica_steps.BATCH, share):
-                for weight, value in zip(kept, before, strict=True):
-                    weight.assign(value)
-                x = {name: value[start : start + share] for name, value in batch.items()}
-                anchor = model(x["anchor"], training=True)["embeddings"]
-                positive = model(x["positive"], training=True)["embeddings"]
-                features = model.backbone(x["rotated"], training=True)
-                outputs.append((anchor, positive, model.rotation(features, training=True)))
-                moved.append([w.numpy() for w in kept])
-            anchor, positive, logits = (tf.concat(x, axis=0) for x in zip(*outputs, strict=True))
-            similarity = tf.matmul(anchor, model.bank.lookup(), transpose_b=True)
-            negatives, _ = model.choose_negatives(similarity, batch["video_index"], step)
-            scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
-            if step == 0:
-                z = tf.reduce_mean(tf.exp(scores / objective.temperature)) * replica_steps.VIDEOS
-            nce = losses.nce_loss(scores, z, replica_steps.VIDEOS, objective.temperature)
-            loss = nce + losses.rotation_loss(logits, batch["rotation_label"])
-        weights = [compat.tf_variable(w) for w in model.trainable_weights]
-        model.optimizer.apply_gradients(
-            zip(tape.gradient(loss, weights), model.trainable_weights, strict=True)
-        )
-        for weight, *values in zip(kept, *moved, strict=True):
-            weight.assign(np.mean(values, axis=0))
-        model.bank.update(batch["video_index"], anchor)
-        logged.append((float(loss), float(nce)))
-    return {
-        "loss": logged,
-        "bank": model.bank.lookup().numpy(),
-        "weights": np.concatenate([w.numpy().ravel() for w in weights]),
-        "statistics": np.concatenate([w.numpy().ravel() for w in kept]),
-    }
 
 
 @pytest.fixture(scope="module", name="four_devices")
@@ -120,7 +76,7 @@ def test_replicas_of_their_own_batch_norm_follow_the_oracle(trained):
     replicas, result = trained
     made = result(sync=False)
     check_copies(made, replicas)
-    expected = per_replica_oracle(replicas)
+    expected = replica_steps.oracle(replicas)
     names = sorted(["embedding_std", *tce_model.METRICS])
     for name, column in (("loss", 0), ("nce_loss", 1)):
         np.testing.assert_allclose(

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import replica_steps
 import tensorflow as tf
 
 from tce_tf import compat
 from tce_tf.modeling import tce_model
-from tce_tf.training import optimizers, schedules
+from tce_tf.training import optimizers, schedules, strategies
 
 SIZE, BATCH, VIDEOS = 32, 8, 24
 
@@ -60,9 +61,9 @@ def test_bank_takes_the_anchor_embeddings_of_the_step():
     negatives = []
     choose = model.choose_negatives
 
-    def spy(similarity, video_index, step):
+    def spy(similarity, video_index, step, part):
         negatives.append(similarity.numpy())
-        return choose(similarity, video_index, step)
+        return choose(similarity, video_index, step, part)
 
     model.choose_negatives = spy
     model.train_step(batch)
@@ -188,6 +189,20 @@ def test_float16_takes_the_step_of_float32():
     exact, rough = moves
     # Measured: 0.21, whatever the scale; unscaled gradients would be 16 times too large.
     assert np.linalg.norm(rough - exact) < 0.4 * np.linalg.norm(exact)
+
+
+@pytest.mark.parametrize(
+    ("devices", "loss_scale"),
+    [("one_device", 16.0), ("one_device", 2.0**100), ("mirrored", 2.0**100)],
+)
+def test_a_step_skipped_for_an_overflow_is_counted(devices, loss_scale):
+    """Rate, threshold and draws go by `iterations`, which must be the number of steps done."""
+    made = replica_steps.train(
+        strategies.make_strategy(devices), dtype="mixed_float16", loss_scale=loss_scale
+    )
+    assert made["steps"] == replica_steps.STEPS
+    moved = made["weights"][0] != made["start"]
+    assert moved.mean() > 0.9 if loss_scale == 16 else not moved.any()
 
 
 def test_too_many_negatives_are_refused():

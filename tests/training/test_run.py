@@ -96,14 +96,13 @@ def test_run_resume_and_export(settings, synthetic_shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_lamb_resumes_with_its_moments(settings, tmp_path):
+@pytest.mark.parametrize("changes", [{"optimizer": "lamb"}, {"accumulate_steps": 4}])
+def test_a_parted_run_ends_as_a_whole_one(settings, tmp_path, changes):
     """Every tensor of the last checkpoint, bit for bit."""
 
     def final(workdir, *stops):
         for steps in stops:
-            run.train(
-                dataclasses.replace(settings, optimizer="lamb", workdir=str(workdir), steps=steps)
-            )
+            run.train(dataclasses.replace(settings, workdir=str(workdir), steps=steps, **changes))
         reader = tf.train.load_checkpoint(checkpoint_files.newest(str(workdir)))
         names = set(reader.get_variable_to_shape_map()) - {"_CHECKPOINTABLE_OBJECT_GRAPH"}
         return {name: reader.get_tensor(name) for name in sorted(names)}

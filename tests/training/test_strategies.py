@@ -82,6 +82,15 @@ def test_other_batches_are_refused_with_the_nearest_that_divide(batch, number, a
     assert str(failure.value) == expected
 
 
+def test_parts_count_as_replicas_do():
+    strategies.check_batch_size(24, replicas(2), 4)
+    with pytest.raises(errors.UserError) as failure:
+        strategies.check_batch_size(20, replicas(2), 4)
+    assert str(failure.value) == (
+        "--batch_size=20 does not divide over 2 replicas times --accumulate_steps=4: use 16 or 24"
+    )
+
+
 def test_jit_leaves_the_network_out_on_a_cpu(gpus):
     assert strategies.jit_settings("auto") == (True, False)
     assert strategies.jit_settings("on") == (True, True)
