@@ -116,8 +116,8 @@ def stop_signal(strategy: tf.distribute.Strategy, own: int | None, step: int) ->
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Returns when every worker has come here.
 
-    A worker that left while the chief still writes would leave it waiting, for a minute or for good,
-    where it lets go of its iterator.
+    Without it the chief was seen to hang, for a minute or for good, when another worker had left before
+    it; why was not found, and it did not happen again in four trials (BUILD_NOTES.md, "Known limits").
     """
     if strategy.cluster_resolver is not None:
         _gather(strategy, [0])
