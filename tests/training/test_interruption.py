@@ -12,8 +12,16 @@ from tce_tf import command, errors
 from tce_tf.training import interruption
 
 
+@pytest.fixture(name="hears_ctrl_c")
+def _hears_ctrl_c():
+    """A shell starts background jobs with SIGINT ignored, and so perhaps these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_noted_and_handlers_come_back(number):
+def test_the_first_signal_is_noted_and_handlers_come_back(number, hears_ctrl_c):
     before = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
     with interruption.stop_request() as request:
         assert request.number is None
@@ -23,6 +31,13 @@ def test_the_first_signal_is_noted_and_handlers_come_back(number):
     with interruption.stop_request():
         pass
     assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(hears_ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interruption.stop_request() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.number is None and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_the_second_signal_ends_a_process_that_does_not_stop():
