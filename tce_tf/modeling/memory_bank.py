@@ -83,4 +83,5 @@ def gather_replicas(*tensors: tf.Tensor) -> list[tf.Tensor]:
     replica = tf.distribute.get_replica_context()
     if replica is None or replica.num_replicas_in_sync == 1:
         return list(tensors)
-    return list(replica.all_gather(list(tensors), axis=0))
+    # An argument of the step has no device yet, and between workers the gather asks for it.
+    return list(replica.all_gather([tf.identity(tensor) for tensor in tensors], axis=0))
