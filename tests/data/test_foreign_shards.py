@@ -129,6 +129,7 @@ def _run(command, *flags):
     return done.stderr
 
 
+@pytest.mark.slow
 def test_they_train_after_indexing(tmp_path):
     """As a user does it: index in place, twice, then train two steps."""
     for shard in range(3):

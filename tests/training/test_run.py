@@ -218,6 +218,7 @@ def test_metrics_are_cut_back(tmp_path, content, kept):
     assert path.read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_an_export_of_a_half_precision_run_computes_in_float32(settings, tmp_path):
     """As the encoder that its workdir's float32 weights give, to the contract's 1e-5."""
     half = dataclasses.replace(
