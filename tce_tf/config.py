@@ -45,6 +45,14 @@ class TrainConfig:
         "crop: a random square of side 224/256 of the short side. squash: the whole frame.",
         ("crop", "squash"),
     )
+    min_crop: float = setting(
+        0.875,
+        "Smallest side of the random square as a share of the short side, with --resize_mode=crop; "
+        "0.875 is the published crop, less draws a side for each sample.",
+    )
+    own_crops: bool = setting(
+        False, "The positive is cut elsewhere than the anchor, with --resize_mode=crop."
+    )
     frame_gap: str = setting(
         "1", "Distance of the positive frame: a number, a range min:max, or 0 for the same frame."
     )
@@ -143,6 +151,13 @@ class TrainConfig:
             "accumulate_steps",
             self.accumulate_steps,
             "1 with --sync_batch_norm, which needs the whole batch at once",
+        )
+        check(0 < self.min_crop <= 0.875, "min_crop", self.min_crop, "above 0 and at most 0.875")
+        check(
+            self.resize_mode == "crop" or (self.min_crop == 0.875 and not self.own_crops),
+            "resize_mode",
+            self.resize_mode,
+            "crop with --min_crop or --own_crops",
         )
         check(self.mining_low <= self.mining_high, "mining_low", self.mining_low,
               f"at most --mining_high={self.mining_high}")  # fmt: skip

@@ -140,7 +140,7 @@ def oracle(replicas):
                 moved.append([w.numpy() for w in kept])
             anchor, positive, logits = (tf.concat(x, axis=0) for x in zip(*outputs, strict=True))
             similarity = tf.matmul(anchor, model.bank.lookup(), transpose_b=True)
-            negatives, _ = model.choose_negatives(similarity, batch["video_index"], step)
+            negatives, _ = model.contrast.choose_negatives(similarity, batch["video_index"], step)
             scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
             if step == 0:
                 z = tf.reduce_mean(tf.exp(scores / objective.temperature)) * VIDEOS

@@ -20,6 +20,8 @@ from tce_tf import command, config, errors, train
         ("momentum", 1.0, "from 0 to below 1"),
         ("max_bad_fraction", 1.1, "from 0 to 1"),
         ("warmup_epochs", 50, "below --epochs=50"),
+        ("min_crop", 0.0, "above 0 and at most 0.875"),
+        ("min_crop", 0.9, "above 0 and at most 0.875"),
         ("mining_low", 2.0, "at most --mining_high=1"),
         ("deterministic", "maybe", "one of auto, on, off"),
         ("eval_test", "shards", "given together with --eval_train"),
@@ -35,6 +37,14 @@ def test_parts_of_a_batch_cannot_synchronise_batch_norm():
         errors.FlagError, match="^--accumulate_steps=2: must be 1 with --sync_batch"
     ):
         config.TrainConfig(accumulate_steps=2, sync_batch_norm=True)
+
+
+@pytest.mark.parametrize("crop", [{"min_crop": 0.5}, {"own_crops": True}])
+def test_crops_are_refused_where_whole_frames_are_taken(crop):
+    with pytest.raises(
+        errors.FlagError, match="--resize_mode=squash: must be crop with --min_crop"
+    ):
+        config.TrainConfig(resize_mode="squash", **crop)
 
 
 @pytest.mark.parametrize("seed", [2**63, 2**64, 10**30])

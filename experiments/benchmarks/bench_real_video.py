@@ -49,25 +49,29 @@ class Work:
         """A path under the work folder."""
         return os.path.join(self._root, *parts)
 
-    def _run(self, command: str, *flags: str) -> None:
+    def run(self, command: str, *flags: str) -> None:
+        """Runs a command of the project; raises CalledProcessError where it fails."""
         line = [sys.executable, "-m", f"tce_tf.{command}", *flags]
         print("$ " + " ".join(line[1:]), flush=True)
         subprocess.run(line, cwd=harness.ROOT, check=True)
 
-    def make_shards(self, data: str, split_dir: str, split: int) -> None:
+    def make_shards(
+        self, data: str, split_dir: str, split: int, more_test_lists: tuple[str, ...] = ()
+    ) -> None:
         """`train<split>` and `test<split>`, and `background<split>` where there is footage for it."""
         for subset in ("train", "test"):
-            self._run(
+            self.run(
                 "make_tfrecords", f"--input={data}", "--layout=ucf101", f"--split_dir={split_dir}",
                 f"--split={split}", f"--subset={subset}", f"--short_side={self._arguments.short_side}",
                 f"--output={self.path('shards', f'{subset}{split}')}",
             )  # fmt: skip
-        clips = background_of(data, split_dir, split)
+        test_list = os.path.join(split_dir, f"testlist{split:02d}.txt")
+        clips = background_of(data, [test_list, *more_test_lists])
         if clips:
             listed = self.path("shards", f"background{split}.csv")
             with open(listed, "w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([["path"], *([clip] for clip in clips)])
-            self._run(
+            self.run(
                 "make_tfrecords", f"--input={listed}",
                 f"--short_side={self._arguments.short_side}",
                 f"--output={self.path('shards', f'background{split}')}",
@@ -90,7 +94,7 @@ class Work:
             flags.append(f"--num_negatives={self._arguments.num_negatives}")
         if self._arguments.quick:
             flags.append("--num_negatives=8")
-        self._run("train", *flags)
+        self.run("train", *flags)
         return workdir
 
     def evaluate(self, name: str, encoder: str, split: int) -> None:
@@ -98,7 +102,7 @@ class Work:
         output = self.path("scores", f"{name}.json")
         if os.path.exists(output):
             return
-        self._run(
+        self.run(
             "evaluate", f"--encoder={encoder}", *self._both(split), f"--output={output}",
             "--protocol=knn,linear,retrieval,coherence",
             f"--image_size={self._arguments.image_size}", "--resize_mode=squash",
@@ -110,7 +114,7 @@ class Work:
         if os.path.exists(os.path.join(workdir, "results.json")):
             return
         epochs = self._arguments.finetune_epochs
-        self._run(
+        self.run(
             "finetune", f"--encoder={encoder}", *self._both(split), f"--workdir={workdir}",
             f"--seed={seed}", f"--epochs={epochs}", f"--decay_epochs={max(1, 3 * epochs // 4)}",
             f"--learning_rate={self._arguments.finetune_rate}",
@@ -149,10 +153,12 @@ class Work:
             return json.load(file)
 
 
-def background_of(data: str, split_dir: str, split: int) -> list[str]:
-    """Unlabelled clips of sequences that no test clip of this split is from."""
-    with open(os.path.join(split_dir, f"testlist{split:02d}.txt"), encoding="utf-8") as file:
-        tested = set(re.findall(r"set1_seq\d+", file.read()))
+def background_of(data: str, test_lists: list[str]) -> list[str]:
+    """Unlabelled clips of sequences that no clip of these lists is from."""
+    tested: set[str] = set()
+    for path in test_lists:
+        with open(path, encoding="utf-8") as file:
+            tested |= set(re.findall(r"set1_seq\d+", file.read()))
     clips = sorted(glob.glob(os.path.join(data, "ut_interaction_background", "*")))
     return [c for c in clips if re.match(r"set1_seq\d+", os.path.basename(c))[0] not in tested]
 
@@ -250,7 +256,7 @@ def main() -> None:
         data, folder = arguments.data, os.path.join(arguments.data, "splits", "combined9")
         if not data:
             data = work.path("clips")
-            work._run("make_synthetic", f"--output={data}", "--num_videos=48", "--num_frames=12")
+            work.run("make_synthetic", f"--output={data}", "--num_videos=48", "--num_frames=12")
             folder = os.path.join(data, "splits")
             arguments.splits, arguments.steps, arguments.finetune_epochs = "1", 4, 2
             arguments.image_size, arguments.short_side, arguments.batch_size = 32, 40, 8

@@ -88,8 +88,11 @@ def make_inputs(root: str, quick: bool) -> dict[str, str]:
                 shutil.copy(first.replace("000.", f"{clip % 4:03d}."), path)
     inputs[COPY] = os.path.join(root, COPY)
     jpegs = [pictures.encode_jpeg(image, 90) for image in frames(256, 340, 20 if quick else 200, 0)]
-    for clip in range(2 if quick else 60):
+    for clip in range(2 if quick else 180):
         folder = os.path.join(inputs[COPY], f"{clip:03d}")
+        if clip:
+            shutil.copytree(folder.replace(f"{clip:03d}", "000"), folder, copy_function=os.link)
+            continue
         os.makedirs(folder)
         for number, jpeg in enumerate(jpegs):
             with open(os.path.join(folder, f"{number:06d}.jpg"), "wb") as file:
@@ -108,6 +111,7 @@ def convert(source: str, output: str, num_workers: int, cores: int) -> tuple[flo
         plan.Options(os.path.join(warm, "in"), os.path.join(warm, "out"), layout="flat"),
         num_workers=num_workers,
     )
+    os.sync()  # what earlier runs wrote must not share the disk with this one
     started = time.perf_counter()
     manifest = conversion.make_tfrecords(
         plan.Options(source, os.path.join(output, "shards"), layout="flat"),

@@ -44,6 +44,8 @@ class TrainingInput:
         frame_gap: tuple[int, int],
         seed: int,
         resize_mode: str = "crop",
+        min_crop: float = sampling.MAX_CROP,
+        own_crops: bool = False,
         max_bad_fraction: float = 0.01,
         worker_index: int = 0,
         num_workers: int = 1,
@@ -56,6 +58,9 @@ class TrainingInput:
           frame_gap: smallest and largest distance of a pair in frames.
           seed: seed of the permutations and of every draw.
           resize_mode: "crop" or "squash" (DESIGN section 2).
+          min_crop: smallest side of the random square as a share of the short side; below 224/256
+            each sample draws its side between the two.
+          own_crops: whether the positive's square lies elsewhere than the anchor's.
           max_bad_fraction: share of unreadable samples above which the run fails, in [0, 1].
           worker_index: which slice of each global batch to read.
           num_workers: number of slices.
@@ -67,7 +72,8 @@ class TrainingInput:
             raise ValueError(f"resize_mode {resize_mode!r} is not one of {RESIZE_MODES}")
         self._reader = reader
         self._frame_gap = frame_gap
-        self._resize_mode = resize_mode
+        self._resize_mode, self._own_crops = resize_mode, own_crops
+        self._min_crop = min_crop if resize_mode == "crop" else sampling.MAX_CROP
         self._videos = sampling.trainable_videos(reader.num_frames, frame_gap)
         self.plan = sampling.BatchPlan(
             seed, len(self._videos), batch_size, worker_index, num_workers
@@ -87,7 +93,7 @@ class TrainingInput:
         self._cut_sizes = np.stack([heights, widths], axis=1)
         used = self._cut_sizes[self._videos]
         self._canvas = tuple(int(side) for side in used.max(axis=0))
-        self._is_padded = bool(np.any(used != used[0]))
+        self._is_padded = self._min_crop < sampling.MAX_CROP or bool(np.any(used != used[0]))
         self.count = steps.SampleCount(max_bad_fraction)
         self._lock = threading.Lock()
         self.num_farthest_pairs = 0
@@ -138,10 +144,11 @@ class TrainingInput:
         lengths = np.asarray(self._reader.num_frames)[videos]
         anchor, positive, is_farthest = sampling.sample_pairs(host_draws, lengths, self._frame_gap)
 
-        batch = self._allocate(videos, draws, rows)
-        place = self._placer(batch, videos, host_draws)
+        sizes = self._sizes(videos, host_draws)
+        batch = self._allocate(sizes, draws, rows)
+        place = self._placer(batch, videos, sizes, host_draws)
         count = len(videos)
-        if self._frame_gap[1] == 0:
+        if self._frame_gap[1] == 0 and not self._own_crops:
             frame_problems = decoding.for_each_frame(self._reader, videos, anchor, place)
             batch["positive_frames"][:] = batch["anchor_frames"]
             problems = frame_problems
@@ -156,21 +163,29 @@ class TrainingInput:
         steps.replace_bad_samples(batch, np.array([problem is not None for problem in problems]))
         return batch
 
-    def _allocate(self, videos, draws, rows) -> dict[str, np.ndarray]:
+    def _sizes(self, videos, host_draws) -> np.ndarray:
+        """Height and width cut from the frames of each sample, int64 [B, 2]."""
+        sizes = self._cut_sizes[videos]
+        if self._min_crop == sampling.MAX_CROP:
+            return sizes
+        short = np.minimum(self._reader.heights, self._reader.widths)[videos].astype(np.int64)
+        sides = sampling.random_crop_sides(host_draws, sizes[:, 0], short, self._min_crop)
+        return np.stack([sides, sides], axis=1)
+
+    def _allocate(self, sizes, draws, rows) -> dict[str, np.ndarray]:
         """A batch whose frames are still to be filled in."""
         # Only padding needs the zeros: it must not differ between runs.
         new = np.zeros if self._is_padded else np.empty
-        shape = (len(videos), *self._canvas, 3)
+        shape = (len(sizes), *self._canvas, 3)
         batch = {f"{view}_frames": new(shape, np.uint8) for view in sampling.VIEWS}
         batch["draws"] = draws
         batch["video_index"] = rows
         if self._is_padded:
-            batch["frame_sizes"] = self._cut_sizes[videos].astype(np.int32)
+            batch["frame_sizes"] = sizes.astype(np.int32)
         return batch
 
-    def _placer(self, batch, videos, host_draws):
+    def _placer(self, batch, videos, sizes, host_draws):
         """The function that cuts decoded frame i (anchors first, then positives) into the batch."""
-        sizes = self._cut_sizes[videos]
         if self._resize_mode == "crop":
             room_y = np.asarray(self._reader.heights)[videos] - sizes[:, 0] + 1
             room_x = np.asarray(self._reader.widths)[videos] - sizes[:, 1] + 1
@@ -182,7 +197,10 @@ class TrainingInput:
             left = host_draws[:, sampling.HOST_COLUMN[left_column]]
             return sampling.scaled_draw(top, room_y), sampling.scaled_draw(left, room_x)
 
-        pair_corners = corners("crop_top", "crop_left")
+        anchor_corners = corners("crop_top", "crop_left")
+        positive_corners = anchor_corners
+        if self._own_crops:
+            positive_corners = corners("positive_top", "positive_left")
         rotated_corners = corners("rotated_top", "rotated_left")
 
         def cut(view, sample, pixels, view_corners):
@@ -194,9 +212,9 @@ class TrainingInput:
         def place(i, pixels):
             is_positive, sample = divmod(i, len(videos))
             if is_positive:
-                cut("positive", sample, pixels, pair_corners)
+                cut("positive", sample, pixels, positive_corners)
             else:
-                cut("anchor", sample, pixels, pair_corners)
+                cut("anchor", sample, pixels, anchor_corners)
                 cut("rotated", sample, pixels, rotated_corners)
 
         return place

@@ -18,13 +18,17 @@ from tce_tf.errors import FlagError, UserError
 # Side of the training and evaluation square relative to the short side of the frame.
 # TCE config: images scaled to 256, crops of 224.
 CROP_NUMERATOR, CROP_DENOMINATOR = 224, 256
+MAX_CROP = CROP_NUMERATOR / CROP_DENOMINATOR
 
 # Uniforms used on the host, float64 in [0, 1). A frame number is floor(draw * num_frames), which
-# float32 cannot do without bias for long videos. `rotated_*` belong to the third view.
+# float32 cannot do without bias for long videos. `rotated_*` belong to the third view; `crop_side`,
+# `positive_*` to crops that the published method does not have.
 HOST_COLUMNS = (
     "frame", "gap", "direction", "crop_top", "crop_left", "rotated_top", "rotated_left",
+    "crop_side", "positive_top", "positive_left",
 )  # fmt: skip
 HOST_COLUMN = {name: number for number, name in enumerate(HOST_COLUMNS)}
+_FIRST_HOST_COLUMNS = HOST_COLUMN["crop_side"]
 
 # Uniforms handed to the device for the views, float32 in [0, 1). `flip` is shared by anchor and
 # positive; every view has its own grey and jitter draws.
@@ -149,9 +153,12 @@ def uniform_draws(seed: int, epoch: int, rows: np.ndarray) -> tuple[np.ndarray, 
     epoch_key = _stream_key(_SAMPLE_STREAM, seed, epoch)
     num_host = len(HOST_COLUMNS)
     raw = _raw_draws(epoch_key, rows, num_host + NUM_DRAWS)
+    # Columns that came later stand last in the stream: the others keep their draws.
+    columns = np.r_[:_FIRST_HOST_COLUMNS, _FIRST_HOST_COLUMNS + NUM_DRAWS : raw.shape[1]]
+    in_views = slice(_FIRST_HOST_COLUMNS, _FIRST_HOST_COLUMNS + NUM_DRAWS)
     # The top 53 and 24 bits: every value is exact, so none is rounded up to 1.
-    host = (raw[:, :num_host] >> np.uint64(11)) * 2.0**-53
-    views = (raw[:, num_host:] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    host = (raw[:, columns] >> np.uint64(11)) * 2.0**-53
+    views = (raw[:, in_views] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
     return host, views
 
 
@@ -224,6 +231,24 @@ def sample_pairs(
 def scaled_draw(draws: np.ndarray, count: np.ndarray | int) -> np.ndarray:
     """Uniforms in [0, 1) to integers in [0, count), int64."""
     return (draws * count).astype(np.int64)
+
+
+def random_crop_sides(
+    host_draws: np.ndarray, sides: np.ndarray, short_sides: np.ndarray, min_crop: float
+) -> np.ndarray:
+    """Sides of the squares cut from some samples' frames, one for all views of a sample.
+
+    Args:
+      host_draws: float64 [B, len(HOST_COLUMNS)] from `uniform_draws`.
+      sides: int64 [B], the largest: `crop_side` of the short sides.
+      short_sides: int64 [B], of the frames in pixels.
+      min_crop: the smallest side as a share of the short side, at most 224/256.
+
+    Returns:
+      int64 [B], uniform from the smallest to the largest.
+    """
+    smallest = np.clip((min_crop * short_sides).astype(np.int64), 1, sides)
+    return smallest + scaled_draw(host_draws[:, HOST_COLUMN["crop_side"]], sides - smallest + 1)
 
 
 def crop_side(short_side):

@@ -15,10 +15,10 @@ import tensorflow as tf
 from tce_tf import compat
 from tce_tf.modeling import (
     accumulation,
+    contrast,
     heads,
     losses,
     memory_bank,
-    mining,
     normalization,
     resnet,
 )
@@ -91,20 +91,19 @@ class TCEModel(keras.Model):
             **compat.NO_AUTOCAST,
         )
         self._make_views = make_views or (lambda batch: batch)
-        if self.objective.num_negatives > self.bank.num_live - 1:
-            raise ValueError(
-                f"{self.objective.num_negatives} negatives need at least "
-                f"{self.objective.num_negatives + 1} videos, there are {self.bank.num_live}"
-            )
-        if self.objective.loss not in ("nce", "infonce"):
-            raise ValueError(f"unknown loss '{self.objective.loss}': choose nce or infonce")
         if sync_batch_norm and accumulate_steps > 1:
             raise ValueError(
                 "parts of a batch cannot share batch norm: one is gone before the next"
             )
         self.accumulate_steps = accumulate_steps
-        self._jit_step = jit_step
-        self._loss_from_scores = tf.function(self.objective.compute_loss, jit_compile=jit or None)
+        self.contrast = contrast.Contrast(
+            self.objective,
+            self.bank,
+            self.normalizer,
+            parts=accumulate_steps,
+            jit=jit,
+            under_xla=jit_step,
+        )
 
     def initialize(self, image_size: int) -> None:
         """Creates every weight by one pass over a zero image [1, S, S, 3]; changes no statistics."""
@@ -124,44 +123,6 @@ class TCEModel(keras.Model):
         if self.objective.rotation_weight:
             return self.trainable_weights
         return self.backbone.trainable_weights + self.projection.trainable_weights
-
-    def choose_negatives(self, similarity, video_index, step, part=0):
-        """Bank rows int32 [B, K] for each anchor, and how many of them were mined, int32 [B].
-
-        Args:
-          similarity: float [B, N], anchors against the bank.
-          video_index: int [B], the anchors' own rows.
-          step: int scalar, steps done.
-          part: int, which of its `accumulate_steps` parts a replica is at.
-        """
-        objective, bank = self.objective, self.bank
-        replica = tf.distribute.get_replica_context()
-        replicas = replica.num_replicas_in_sync if replica else 1
-        number = replica.replica_id_in_sync_group if replica else 0
-        batch = tf.shape(video_index)[0]
-        random_rows = mining.sample_random_negatives(
-            video_index,
-            bank.live_rows,
-            objective.num_negatives,
-            seed=tf.stack([tf.constant(objective.seed, tf.int64), tf.cast(step, tf.int64)]),
-            slice_start=batch * (number * self.accumulate_steps + part),
-            num_anchors=batch * self.accumulate_steps * replicas,
-        )
-        if not objective.mining:
-            return random_rows, tf.zeros_like(video_index, tf.int32)
-        return mining.mine_hard_negatives(
-            similarity,
-            video_index,
-            bank.live_mask,
-            random_rows,
-            tf.cast(self.mining_threshold(step), similarity.dtype),
-            int(objective.max_hard_fraction * objective.num_negatives),
-            under_xla=self._jit_step,
-        )
-
-    def mining_threshold(self, step):
-        """The threshold in force at a step; a tensor for a tensor, see `mining.mining_threshold`."""
-        return self.objective.mining_threshold(step)
 
     def train_step(self, batch):
         """One step on what the input pipeline gives; returns the logged scalars of this step."""
@@ -190,7 +151,9 @@ class TCEModel(keras.Model):
         normalizer, before = None, []
         if parts > 1:  # all parts share Z, and start from the same moving statistics
             before = [normalization.pack(statistics)]
-            normalizer = self._update_normalizer(self._mean_exponential(batch, make_views, step))
+            normalizer = self.contrast.update_normalizer(
+                self._mean_exponential(batch, make_views, step)
+            )
 
         def of_part(number, part):
             for packed in before:
@@ -263,52 +226,6 @@ class TCEModel(keras.Model):
             gradients = tape.gradient(scaled_loss, variables)
         return gradients, tf.stack([tf.cast(metrics[n], tf.float64) for n in METRICS]), anchor
 
-    def contrast(
-        self,
-        anchor,
-        positive,
-        rotation_logits,
-        rotation_label,
-        video_index,
-        step,
-        part=0,
-        normalizer=None,
-    ):
-        """What stands between the heads and the gradient: negatives, scores, Z and the loss.
-
-        Args:
-          anchor: float [B, D], unit norm.
-          positive: float [B, D], unit norm.
-          rotation_logits: float [B, 4].
-          rotation_label: int [B].
-          video_index: int [B], the anchors' bank rows.
-          step: int scalar, steps done.
-          part: see `choose_negatives`.
-          normalizer: Z; by default it follows from these scores, and is kept.
-
-        Returns:
-          The total loss and `METRICS`, scalars of this replica.
-        """
-        scores, mined = self._score(anchor, positive, video_index, step, part)
-        if normalizer is None:
-            mean = losses.mean_exponential(scores, self.objective.temperature)
-            normalizer = self._update_normalizer(mean)
-        loss, metrics = self._loss_from_scores(
-            scores, rotation_logits, rotation_label, normalizer, self.bank.num_live
-        )
-        metrics["hard_negative_fraction"] = tf.reduce_mean(
-            tf.cast(mined, loss.dtype) / self.objective.num_negatives
-        )
-        return loss, metrics
-
-    def _score(self, anchor, positive, video_index, step, part):
-        """Scores [B, 1 + K] and how many of the negatives were mined, int32 [B]."""
-        similarity = tf.matmul(anchor, self.bank.lookup(), transpose_b=True)
-        negatives, mined = self.choose_negatives(
-            tf.stop_gradient(similarity), video_index, step, part
-        )
-        return losses.contrastive_scores(anchor, positive, similarity, negatives), mined
-
     def _mean_exponential(self, batch, make_views, step):
         """Z / N of this replica's batch, by a forward pass of its own; 0 where Z stays as it is.
 
@@ -320,7 +237,7 @@ class TCEModel(keras.Model):
             views = make_views(part)
             anchor = self(views["anchor"], training=True)["embeddings"]
             positive = self(views["positive"], training=True)["embeddings"]
-            scores, _ = self._score(anchor, positive, views["video_index"], step, number)
+            scores, _ = self.contrast.score(anchor, positive, views["video_index"], step, number)
             return [losses.mean_exponential(scores, self.objective.temperature)], anchor
 
         def measure():
@@ -337,18 +254,3 @@ class TCEModel(keras.Model):
     def _no_rows(self, batch):
         """Zeros [B, D], in the shape and dtype of a batch's embeddings."""
         return tf.zeros([tf.shape(batch["video_index"])[0], self.bank.width], self.normalizer.dtype)
-
-    def _update_normalizer(self, mean):
-        """Z for this batch: N times the mean of exp(s/T) of the first batch, or a moving average.
-
-        Args:
-          mean: this replica's mean of exp(s/T); not looked at where Z stays as it is.
-        """
-        replica = tf.distribute.get_replica_context()
-        if replica is not None and replica.num_replicas_in_sync > 1:
-            mean = replica.all_reduce(tf.distribute.ReduceOp.MEAN, mean)
-        z, batch_z = tf.convert_to_tensor(self.normalizer), mean * self.bank.num_live
-        momentum = self.objective.z_momentum
-        z = tf.where(z > 0, momentum * z + (1 - momentum) * batch_z, batch_z)
-        self.normalizer.assign(z)
-        return z

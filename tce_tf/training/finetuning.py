@@ -117,7 +117,8 @@ def build_model(
     config: config_lib.FinetuneConfig, settings: classifier_module.ClassifierConfig
 ) -> classifier.ActionClassifier:
     """The classifier of a run with fresh weights. Call inside the strategy's scope."""
-    jit_views, _ = strategies.jit_settings(config.jit)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    jit_views, _ = strategies.jit_settings(config.jit, replicas)
     views = tf.function(
         lambda batch: segments.segment_views(
             batch, image_size=settings.image_size, augment=config.augment

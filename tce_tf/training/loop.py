@@ -61,9 +61,7 @@ class Loop:
         self._monitor = monitor
         self._is_chief = workers.is_chief(strategy)
         self._watch = health.Watch(model)
-        _, jit_network = strategies.jit_settings(config.jit)
-        # Under several replicas only the inner functions can be compiled (DESIGN section 9).
-        jit_network = jit_network and strategy.num_replicas_in_sync == 1
+        _, jit_network = strategies.jit_settings(config.jit, strategy.num_replicas_in_sync)
         self._network_step = tf.function(self._replicated_step, jit_compile=jit_network or None)
         self._train_step = tf.function(self._watched_step)
 

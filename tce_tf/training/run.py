@@ -96,7 +96,7 @@ def _run(config, folders, reader, strategy) -> TrainResult:
             make_input=functools.partial(setup.make_input, config, reader),
             images_per_step=config.batch_size * (3 if config.rotation_weight else 2),
             describe=lambda step: {
-                "mining_threshold": float(model.mining_threshold(step - 1)),
+                "mining_threshold": float(model.objective.mining_threshold(step - 1)),
                 "learning_rate": float(schedule.exact(step - 1)),
             },
             monitor=(lambda step: _monitor(model, config, *readers)) if readers else None,

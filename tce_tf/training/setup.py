@@ -31,6 +31,8 @@ def make_input(
         frame_gap=sampling.parse_frame_gap(config.frame_gap),
         seed=config.seed,
         resize_mode=config.resize_mode,
+        min_crop=config.min_crop,
+        own_crops=config.own_crops,
         max_bad_fraction=config.max_bad_fraction,
         worker_index=worker_index,
         num_workers=num_workers,
@@ -54,7 +56,8 @@ def build_model(
         )
     shared = {field.name for field in dataclasses.fields(tce_model.Objective)}
     settings = {k: v for k, v in dataclasses.asdict(config).items() if k in shared}
-    jit_light, jit_network = strategies.jit_settings(config.jit)
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    jit_light, jit_network = strategies.jit_settings(config.jit, replicas)
     views = augmentation.compile_training_views(image_size=config.image_size, jit_compile=jit_light)
     model = tce_model.TCEModel(
         config.backbone,
@@ -112,6 +115,8 @@ def encoder_of(
         embedding_width=config.embedding_width,
         image_size=config.image_size,
         resize_mode=config.resize_mode,
+        min_crop=config.min_crop,
+        own_crops=config.own_crops,
         # In AdamW it is decoupled from the gradient, so no loss has it.
         weight_decay=config.weight_decay if config.optimizer == "sgd" else 0.0,
     )

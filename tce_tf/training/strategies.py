@@ -72,12 +72,16 @@ def check_batch_size(
         )
 
 
-def jit_settings(jit: str) -> tuple[bool, bool]:
-    """What XLA compiles under `--jit`: (views and loss, the network).
+def jit_settings(jit: str, num_replicas: int) -> tuple[bool, bool]:
+    """What XLA compiles under `--jit`: (views and loss, the whole step with the network).
+
+    Under several replicas only the inner functions can be compiled (DESIGN section 9).
 
     On a CPU XLA's convolutions cost 1.6-2.5x oneDNN's, so `auto` leaves the network out there
     (DESIGN section 7).
     """
     if jit == "auto":
-        return True, bool(tf.config.list_logical_devices("GPU"))
-    return jit == "on", jit == "on"
+        light, network = True, bool(tf.config.list_logical_devices("GPU"))
+    else:
+        light = network = jit == "on"
+    return light, network and num_replicas == 1

@@ -104,6 +104,49 @@ def test_crops_are_uniform_over_every_position():
     assert np.abs(np.corrcoef(four.T) - np.eye(4)).max() < 4.5 / np.sqrt(1200)
 
 
+def test_a_smaller_crop_draws_its_side_and_the_positive_may_lie_elsewhere():
+    reader = FakeReader([3] * 60, sizes=(32, 48), textured=True)
+    inputs = make_input(reader, batch_size=60, min_crop=0.5, own_crops=True)
+    sides, corners = [], {view: [] for view in sampling.VIEWS}
+    for step in range(20):
+        batch = inputs.load_step(step)
+        assert batch["anchor_frames"].shape == (60, 28, 28, 3)
+        np.testing.assert_array_equal(batch["frame_sizes"][:, 0], batch["frame_sizes"][:, 1])
+        sides.append(batch["frame_sizes"][:, 0])
+        for view, found in corners.items():
+            found.append([])
+            for i, side in enumerate(sides[-1]):
+                pixels = batch[f"{view}_frames"][i, :side, :side, :2].astype(int)
+                # A pixel's colour is 4 times its place; the mean is free of the JPEG's noise.
+                top, left = np.round(pixels.mean((0, 1)) / 4 - (side - 1) / 2).astype(int)
+                assert 0 <= top <= 32 - side and 0 <= left <= 48 - side
+                crop = reader.pixels(0, 0)[top : top + side, left : left + side, :2]
+                assert np.abs(pixels - crop).mean() < 2
+                found[-1].append((top, left))
+    sides = np.concatenate(sides)
+    counts = np.bincount(sides - 16, minlength=13)  # from 16, half of 32, to 28
+    # Chi-square with 12 degrees of freedom, p = 0.001.
+    assert len(counts) == 13 and np.sum((counts - 1200 / 13) ** 2 / (1200 / 13)) < 32.91
+    relative = {
+        view: np.concatenate(found)[:, 0] / np.maximum(32 - sides, 1)
+        for view, found in corners.items()
+    }
+    between = np.corrcoef(list(relative.values()))
+    assert np.abs(between - np.eye(3)).max() < 4.5 / np.sqrt(1200)
+
+
+def test_the_published_crop_does_not_depend_on_the_draws_of_the_other():
+    reader = FakeReader([3] * 8, sizes=(32, 48), textured=True)
+    assert_same(
+        make_input(reader).load_step(0), make_input(reader, min_crop=sampling.MAX_CROP).load_step(0)
+    )
+    own = make_input(reader, own_crops=True).load_step(0)
+    shared = make_input(reader).load_step(0)
+    for view in ("anchor", "rotated"):
+        np.testing.assert_array_equal(own[f"{view}_frames"], shared[f"{view}_frames"])
+    assert np.any(own["positive_frames"] != shared["positive_frames"])
+
+
 def test_frames_of_many_sizes_are_padded_to_one_static_shape():
     sizes = [(32, 48), (64, 48), (40, 40), (36, 33)]
     reader = FakeReader([4] * 4, sizes=sizes)

@@ -178,7 +178,7 @@ def golden_training(golden, precision, steps):
     def given_negatives(similarity, video_index, step, part):
         return model.given, tf.zeros_like(video_index, tf.int32)
 
-    model.choose_negatives = given_negatives
+    model.contrast.choose_negatives = given_negatives
 
     @tf.function
     def train_step(views, negatives):

@@ -59,13 +59,13 @@ def test_bank_takes_the_anchor_embeddings_of_the_step():
     batch = views()
     before = model.bank.lookup().numpy()
     negatives = []
-    choose = model.choose_negatives
+    choose = model.contrast.choose_negatives
 
     def spy(similarity, video_index, step, part):
         negatives.append(similarity.numpy())
         return choose(similarity, video_index, step, part)
 
-    model.choose_negatives = spy
+    model.contrast.choose_negatives = spy
     model.train_step(batch)
     after = model.bank.lookup().numpy()
     rows = batch["video_index"]
@@ -93,7 +93,7 @@ def test_the_step_mines_what_the_oracle_counts():
         )
         for step in (0, 1, 5, 20, 39):
             threshold = 1 - 2 * np.exp(-rate * step / 40)
-            chosen, mined = model.choose_negatives(
+            chosen, mined = model.contrast.choose_negatives(
                 tf.constant(similarity), tf.constant(video_index), tf.constant(step)
             )
             assert chosen.shape == (4, num_negatives)
@@ -112,7 +112,7 @@ def test_random_negatives_follow_seed_and_step():
         objective = tce_model.Objective(num_negatives=20, mining=False, seed=seed)
         model = tce_model.TCEModel(num_videos=VIDEOS, embedding_width=4, objective=objective)
         similarity, rows = tf.zeros([3, VIDEOS]), tf.range(3)
-        chosen, mined = model.choose_negatives(similarity, rows, tf.constant(step))
+        chosen, mined = model.contrast.choose_negatives(similarity, rows, tf.constant(step))
         assert mined.numpy().tolist() == [0, 0, 0]
         return chosen.numpy()
 

@@ -92,8 +92,9 @@ def test_parts_count_as_replicas_do():
 
 
 def test_jit_leaves_the_network_out_on_a_cpu(gpus):
-    assert strategies.jit_settings("auto") == (True, False)
-    assert strategies.jit_settings("on") == (True, True)
-    assert strategies.jit_settings("off") == (False, False)
+    assert strategies.jit_settings("auto", 1) == (True, False)
+    assert strategies.jit_settings("on", 1) == (True, True)
+    assert strategies.jit_settings("off", 1) == (False, False)
+    assert strategies.jit_settings("on", 2) == (True, False)
     gpus(1)
-    assert strategies.jit_settings("auto") == (True, True)
+    assert strategies.jit_settings("auto", 1) == (True, True)
