@@ -115,8 +115,6 @@ def encoder_of(
         embedding_width=config.embedding_width,
         image_size=config.image_size,
         resize_mode=config.resize_mode,
-        min_crop=config.min_crop,
-        own_crops=config.own_crops,
         # In AdamW it is decoupled from the gradient, so no loss has it.
         weight_decay=config.weight_decay if config.optimizer == "sgd" else 0.0,
     )
