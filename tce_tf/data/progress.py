@@ -7,6 +7,11 @@ import time
 import tqdm
 from absl import logging
 
+# tqdm's own, which would show all digits of 2.3 items.
+_BAR_WITH_PARTS = (
+    "{percentage:3.0f}%|{bar}| {n:.1f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+)
+
 
 class Progress:
     """Counts items and frames; shows both rates and the time left. Safe from several threads."""
@@ -31,16 +36,18 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = tqdm.tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, smoothing=0.05)
 
-    def add(self, frames: int) -> None:
-        """Notes one more item done, with its number of frames."""
+    def add(self, frames: int, items: float = 1) -> None:
+        """Notes one more item done, or a part of one, with its number of frames."""
         with self._lock:
-            self._done += 1
+            self._done += items
             self._frames += frames
             now = self._clock()
             if self._bar is not None:
                 rate = self._frames / max(now - self._started, 1e-9)
                 self._bar.set_postfix_str(f"{rate:.0f} frames/s", refresh=False)
-                self._bar.update()
+                if items != 1:
+                    self._bar.bar_format = _BAR_WITH_PARTS
+                self._bar.update(items)
             elif now - self._last_shown >= self._interval:
                 self._last_shown = now
                 logging.info("%s", self.line())
@@ -51,7 +58,7 @@ class Progress:
         rate = self._done / seconds
         left = f"{(self._total - self._done) / rate:.0f} s left" if rate else "time left unknown"
         return (
-            f"{self._done}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, "
+            f"{_number(self._done)}/{self._total} {self._unit}, {rate:.1f} {self._unit}/s, "
             f"{self._frames / seconds:.0f} frames/s, {left}"
         )
 
@@ -61,3 +68,7 @@ class Progress:
             self._bar.close()
         else:
             logging.info("%s", self.line())
+
+
+def _number(items: float) -> str:
+    return f"{items:.1f}".removesuffix(".0")

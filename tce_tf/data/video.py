@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import av
 import numpy as np
+from absl import logging
 
 from tce_tf.data import frame_jpeg, pictures, video_source
 from tce_tf.data.pictures import Sizing, VideoError
@@ -101,14 +102,17 @@ def _to_image(frame: av.VideoFrame, target: tuple[int, int], rotation: int) -> n
 
 
 def iterate_frames(
-    path: str, sizing: Sizing | None = None, fps: float = 0.0
+    path: str, sizing: Sizing | None = None, fps: float = 0.0, start_us: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Frames of a video file or frame folder, in constant memory. Damaged ones are left out.
+
+    A warning names the first damage.
 
     Args:
       path: video file, or folder of pictures.
       sizing: the size wanted; None = as they are (all like the first).
       fps: frames kept a second at most, 0 = all.
+      start_us: first time wanted, in microseconds from the start.
 
     Yields:
       Time stamp in microseconds from the start, and uint8 [H, W, 3] RGB, rotation applied.
@@ -116,7 +120,7 @@ def iterate_frames(
     Raises:
       VideoError: not one frame can be read; the message is the reason, without the path.
     """
-    source, count = Source(path), 0
+    source, count = Source(path, start_us), 0
     for timestamp, frame, target, rotation in _sized(source, sizing or Sizing(0), fps):
         if isinstance(frame, str):
             try:
@@ -130,6 +134,8 @@ def iterate_frames(
         yield timestamp, np.ascontiguousarray(image)
     if not count:
         raise VideoError(source.fault)
+    if source.truncated:
+        logging.warning("%s: read in part: %s", path, source.fault)
 
 
 def encode_clip(

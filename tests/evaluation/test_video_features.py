@@ -6,10 +6,11 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from embedded import Frames, embed
 
 from tce_tf import errors
 from tce_tf.data import shard_reader
-from tce_tf.evaluation import embedding, video_features
+from tce_tf.evaluation import video_features
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "data"))
 from fake_reader import FakeReader  # noqa: E402
@@ -19,16 +20,17 @@ class MeanColour:
     """An encoder whose feature is the mean colour: what it must return is known."""
 
     image_shape = (None, None, 3)
+    variables, config = [], None
 
     def frames(self, frames):
         features = tf.reduce_mean(tf.cast(frames, tf.float32), [1, 2])
         return {"features": features, "embeddings": tf.math.l2_normalize(features, axis=-1)}
 
 
-def test_features_are_the_mean_over_the_frames(synthetic_shards):
+def test_features_are_the_mean_over_the_frames(synthetic_shards, tmp_path):
     reader = shard_reader.ShardReader([synthetic_shards["test"]])
     found = video_features.extract(MeanColour(), reader, frames_per_video=10)  # all of them
-    rows = embedding.embed(MeanColour(), synthetic_shards["test"], batch_size=7)
+    rows = embed(MeanColour(), synthetic_shards["test"], tmp_path / "a.npz", batch_size=7)
     assert found.features.shape == (16, 3) and len(rows["names"]) == 160
     for video, name in enumerate(reader.names):
         mine = rows["names"] == name
@@ -39,23 +41,11 @@ def test_features_are_the_mean_over_the_frames(synthetic_shards):
     np.testing.assert_array_equal(found.labels, reader.labels)
 
 
-def test_pooled_embedding_and_file(synthetic_shards, tmp_path):
-    rows = embedding.embed(MeanColour(), synthetic_shards["test"], pool="video")
-    assert rows["features"].shape == (16, 3)
-    np.testing.assert_allclose(np.linalg.norm(rows["embeddings"], axis=1), 1, rtol=1e-6)
-    path = str(tmp_path / "out" / "a.npz")
-    embedding.save(path, rows)
-    with np.load(path) as saved:
-        np.testing.assert_array_equal(saved["features"], rows["features"])
-        assert saved["names"].tolist() == rows["names"].tolist()
-    with pytest.raises(errors.FlagError, match="must end in .npz"):
-        embedding.save(str(tmp_path / "a.txt"), rows)
-
-
 class FrameNumbers:
     """An encoder of stacks whose feature is the red level of each of its frames."""
 
     image_shape = (6, None, None, 3)
+    variables, config = [], None
 
     def frames(self, stacks):
         assert stacks.shape[1] == 6
@@ -63,7 +53,7 @@ class FrameNumbers:
         return {"features": features, "embeddings": tf.math.l2_normalize(features, axis=-1)}
 
 
-def test_an_encoder_of_stacks_sees_consecutive_frames(monkeypatch):
+def test_an_encoder_of_stacks_sees_consecutive_frames(tmp_path):
     reader = FakeReader([25, 4])  # frame t has green level 10 t
     found = video_features.extract(FrameNumbers(), reader, frames_per_video=5)
     # 20 places for a stack: the middles of five equal stretches, and the last frame past the end.
@@ -78,10 +68,7 @@ def test_an_encoder_of_stacks_sees_consecutive_frames(monkeypatch):
     np.testing.assert_allclose(runs["features"][0], expected, atol=1)
     assert runs["features"][1].shape == (1, 6)
 
-    frames = [(t, np.full((8, 8, 3), 10 * t, np.uint8)) for t in range(8)]
-    footage = [embedding.Footage("a", iter(frames)), embedding.Footage("b", iter(frames[:2]))]
-    monkeypatch.setattr(embedding, "open_footage", lambda path: iter(footage))
-    rows = embedding.embed(FrameNumbers(), "x", batch_size=3)
+    rows = embed(FrameNumbers(), Frames([8, 2]), tmp_path / "a.npz", batch_size=3)
     expected = [[10 * min(t + i, 7) for i in range(6)] for t in range(8)]
     expected += [[0, 10, 10, 10, 10, 10], [10] * 6]
     np.testing.assert_allclose(rows["features"], expected, atol=1e-4)

@@ -10,10 +10,10 @@ import c_loader
 import grpc
 import numpy as np
 import pytest
+from embedded import embed
 
 from tce_tf import command
 from tce_tf.data import synthetic
-from tce_tf.evaluation import embedding
 from tce_tf.serving import client, loader, messages
 
 
@@ -124,7 +124,7 @@ def test_a_video_gets_the_numbers_that_embed_gives(
     flags = [f"--server={getattr(stub, protocol)}", f"--protocol={protocol}", "--model=tce"]
     stub.seen.clear()
     assert run(*flags, f"--input={clip}", f"--output={output}", "--batch_size=6") == 0
-    expected = embedding.embed(loader.load_encoder(exported_encoder[1]), clip)
+    expected = embed(loader.load_encoder(exported_encoder[1]), clip, tmp_path / "python.npz")
     found = np.load(output)
     np.testing.assert_array_equal(found["timestamps"], expected["timestamps"])
     for name in ("features", "embeddings"):
