@@ -2,11 +2,13 @@
 # make test   the tests
 #
 # Both make the environment first. PYTHON= chooses the interpreter (3.11 or newer);
-# STACK=current takes the newer TensorFlow on Python 3.11 as well.
+# STACK=current takes the newer TensorFlow on Python 3.11 as well; TEST_PROCESSES= says in how many
+# processes test files run side by side (each takes some 6 GB).
 
 PYTHON ?= python3
 STACK ?= default
 DEMO ?= build/demo
+TEST_PROCESSES ?= 2
 
 ifeq ($(STACK),current)
 VENV := .venv-current
@@ -68,7 +70,7 @@ demo: $(READY)
 
 test: $(TEST_READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
 
 test-all: $(TEST_READY)
 	$(BIN)/ruff check .
