@@ -85,12 +85,13 @@ def _decode_as_indexed(reader, video: int, frame: int, jpeg: bytes) -> np.ndarra
     Raises:
       FrameError: damaged, or of another size.
     """
-    expected = (int(reader.heights[video]), int(reader.widths[video]), 3)
+    expected = int(reader.heights[video]), int(reader.widths[video])
     try:
-        pixels = decode_jpeg(jpeg)
-        if pixels.shape == expected:
-            return pixels
-        problem = f"{pixels.shape[0]}x{pixels.shape[1]} pixels, {expected[0]}x{expected[1]} indexed"
+        # Before room is made for what a header claims.
+        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+        if (height, width) == expected:
+            return decode_jpeg(jpeg)
+        problem = f"{height}x{width} pixels, {expected[0]}x{expected[1]} indexed"
     except ValueError as error:
         problem = str(error)
     folder = reader.folders[int(reader.folder_of[video])]

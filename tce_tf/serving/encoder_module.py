@@ -10,6 +10,7 @@ import tensorflow as tf
 from tce_tf import compat
 from tce_tf.data import augmentation
 from tce_tf.modeling import heads, resnet, torch_names
+from tce_tf.serving import image_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,9 +153,7 @@ class EncoderModule(tf.Module):
         size = self.config.image_size
 
         def decode(image):
-            # Reads PNG too. The same pixels as the training input's (`data.decoding`); the default,
-            # and all that decode_image offers, is libjpeg's fast transform, which is less exact.
-            pixels = tf.io.decode_jpeg(image, channels=3, dct_method="INTEGER_ACCURATE")
+            pixels = image_files.decode(image)
             return self._preprocess(pixels[tf.newaxis])[0]
 
         spec = tf.TensorSpec([size, size, 3], tf.float32)

@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 
 import c_loader
 import numpy as np
@@ -175,11 +176,35 @@ def test_what_is_no_image_fails_that_request_alone(exported_encoder):
     requests.append(("clip", {"clip": np.zeros([1, 0, 64, 64, 3], np.uint8)}))
     answers = c_loader.answers_alone(path, [*requests, ("serving_default", files(good))])
     text, empty, damaged, no_frames, after = answers
-    assert "Unknown image file format" in text
-    assert "Input is empty" in empty
+    assert "neither JPEG nor PNG" in text
+    assert "neither JPEG nor PNG" in empty
     assert "Invalid JPEG data" in damaged
     assert "a clip needs at least 1 frame" in no_frames
     assert after["embeddings"].shape == (1, 16)
+
+
+def claiming(file, height, width):
+    """A JPEG or PNG whose header claims another size."""
+    if file.startswith(b"\x89PNG"):
+        return file[:16] + struct.pack(">II", width, height) + file[24:]
+    at = file.index(b"\xff\xc0") + 5
+    return file[:at] + struct.pack(">HH", height, width) + file[at + 4 :]
+
+
+def test_a_picture_that_claims_too_much_is_refused_before_memory_is_taken(exported_encoder):
+    _, path = exported_encoder
+    jpeg, png = (FORMATS[kind][0] for kind in ("jpeg", "png"))
+    bombs = [claiming(f, 60_000, 60_000) for f in (jpeg, png)]
+    # Just over the limit of 8192 x 8192; sides that are no positive 32-bit numbers; a header cut off.
+    bombs += [claiming(jpeg, 8193, 8192), claiming(png, 2**31 + 1, 2**31 + 1), png[:20]]
+    requests = [("serving_default", files(bomb)) for bomb in bombs]
+    answers = c_loader.answers_alone(path, [*requests, ("serving_default", files(jpeg))])
+    for answer in answers[:2]:
+        assert "claims 60000 x 60000 px: at most 67108864 px are decoded" in answer
+    assert "claims 8192 x 8193 px" in answers[2]
+    assert "at most 67108864 px" in answers[3]
+    assert "a PNG that ends within its header" in answers[4]
+    assert answers[5]["embeddings"].shape == (1, 16)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "classifier"])
