@@ -38,6 +38,8 @@ VARIANTS = {
     "mined": {"mining": "true"},
     "K 64": {"num_negatives": 64},
     "rate 0.0003": {"learning_rate": 0.0003},
+    "rate 0.003": {"learning_rate": 0.003},
+    "rate 0.003, T 0.05": {"learning_rate": 0.003, "temperature": 0.05},
     "nce, adamw": {"loss": "nce", "temperature": 0.07},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.03},
     "squash": {"resize_mode": "squash"},
