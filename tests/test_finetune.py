@@ -1,6 +1,7 @@
 """Does a user's fine-tuning work from the command line? Run, kill, resume, refusals."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -9,6 +10,13 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from tce_tf.data import augmentation, shard_reader, video_frames
+from tce_tf.modeling import classifier
+from tce_tf.serving import loader, messages, warmup
+
+sys.path.insert(0, os.path.join(os.path.dirname(__file__), "serving"))
+import c_loader  # noqa: E402
 
 
 def start(*flags):
@@ -49,7 +57,9 @@ def test_a_killed_run_ends_as_one_never_stopped(flags, tmp_path):
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)
     finish(killed)
-    code, _, stderr = finish(start(*flags, f"--workdir={tmp_path}/killed"))
+    code, _, stderr = finish(
+        start(*flags, f"--workdir={tmp_path}/killed", f"--export_dir={tmp_path}/actions")
+    )
     assert code == 0 and "resumed from step" in stderr
     lines = {
         name: [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").open()]
@@ -66,6 +76,43 @@ def test_a_killed_run_ends_as_one_never_stopped(flags, tmp_path):
             np.testing.assert_array_equal(first.get_tensor(name), second.get_tensor(name))
     again = json.loads((tmp_path / "killed" / "results.json").read_text())
     assert again["top1"] == results["top1"] and again["confusion"] == results["confusion"]
+    check_export(tmp_path / "actions" / "1", tmp_path / "killed", again, flags[1])
+
+
+def check_export(path, workdir, results, test_flag):
+    """The export answers through TensorFlow's C library as the run's last checkpoint does."""
+    reader = shard_reader.ShardReader([test_flag.removeprefix("--test=")])
+    names = (path / "assets" / "class_names.txt").read_text(encoding="utf-8").splitlines()
+    assert names == reader.class_names and len(names) == 8
+    videos = [v["frames"].numpy() for v in video_frames.frames_dataset(reader, frames_per_video=2)]
+    requests = [("frames", {"frames": frames}) for frames in videos]
+    pngs = [tf.io.encode_png(frame).numpy() for frame in videos[0]]
+    requests.append(("serving_default", {"image_bytes": np.array(pngs, object)}))
+    requests.append(("clip", {"clip": videos[0][np.newaxis]}))
+    requests += [
+        (r.model_spec.signature_name, messages.arrays(r.inputs)) for r in warmup.read(str(path))
+    ]
+    answers = c_loader.answers_alone(str(path), requests)
+    assert all(set(answer) == {"logits", "probabilities"} for answer in answers)
+    *of_videos, of_pngs, of_clip = answers[:-3]
+
+    model = classifier.ActionClassifier(num_classes=8)
+    model.initialize(32)
+    layers = {"backbone": model.backbone, "classifier": model.classifier}
+    loader.restore_layers(str(workdir / "checkpoints" / "ckpt-8"), **layers)
+    for frames, answer in zip(videos, of_videos, strict=True):
+        images = augmentation.preprocess_evaluation(frames, image_size=32)
+        logits = model(augmentation.normalize(images), training=False).numpy()
+        atol = 1e-5 * max(1, np.abs(logits).max())
+        np.testing.assert_allclose(answer["logits"], logits, atol=atol)
+        # Training summed the logits of a video's three parts.
+        expected = tf.nn.softmax(3 * answer["logits"])
+        np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5)
+    np.testing.assert_allclose(of_pngs["logits"], of_videos[0]["logits"], atol=atol)
+    mean = of_videos[0]["logits"].mean(axis=0, keepdims=True)
+    np.testing.assert_allclose(of_clip["logits"], mean, atol=atol)
+    predicted = np.argmax([answer["logits"].sum(axis=0) for answer in of_videos], axis=1)
+    assert results["top1"] == np.mean(predicted == reader.labels)
 
 
 def test_refusals_are_one_line(flags, synthetic_shards, tmp_path):
