@@ -227,11 +227,6 @@ def check_shards(path: str, manifest: dict) -> None:
             )
 
 
-def not_written(path: str, reason: str) -> errors.UserError:
-    """What to raise when an output cannot be written."""
-    return errors.UserError(f"--output: {path} cannot be written: {reason.splitlines()[0]}")
-
-
 def _read_npz(path: str) -> tuple[dict[str, np.ndarray], dict | None]:
     if not os.path.isfile(path):
         raise errors.UserError(f"{path} does not exist: no embedded collection lies there")

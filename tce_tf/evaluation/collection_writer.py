@@ -4,9 +4,9 @@ An `.npz` is kept in memory and written at the end, whole or not at all; a stopp
 `.tfrecord` is `shard_writer`'s.
 """
 
+import io
 import json
 import os
-import tempfile
 
 import numpy as np
 
@@ -128,16 +128,6 @@ class ArrayWriter:
             videos=videos,
         )
         arrays[collection.MANIFEST] = np.array(json.dumps(self._manifest))
-        folder = os.path.dirname(self._path) or "."
-        temporary = None
-        try:
-            descriptor, temporary = tempfile.mkstemp(prefix=".tmp-", suffix=".npz", dir=folder)
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, **arrays)
-            storage.publish(temporary, self._path)
-        except BaseException as error:
-            if temporary and os.path.exists(temporary):
-                os.unlink(temporary)
-            if isinstance(error, OSError):
-                raise collection.not_written(self._path, error.strerror) from error
-            raise
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        storage.write_atomic(self._path, file.getvalue())

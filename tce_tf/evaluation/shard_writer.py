@@ -111,7 +111,7 @@ class ShardWriter:
             for values in zip(*(column.tolist() for column in columns), strict=True):
                 self._writer.write(_example(name, *values))
         except tf.errors.OpError as error:
-            raise collection.not_written(self._partial, error.message) from error
+            raise _not_written(self._partial, error.message) from error
         self._video["rows"] += len(rows.timestamps)
 
     def finish(self, rejected: list[dict], *, is_complete: bool) -> None:
@@ -169,9 +169,9 @@ class ShardWriter:
             length = os.path.getsize(self._partial)
             storage.publish(self._partial, file)
         except tf.errors.OpError as error:
-            raise collection.not_written(file, error.message) from error
+            raise _not_written(file, error.message) from error
         except OSError as error:
-            raise collection.not_written(file, error.strerror) from error
+            raise _not_written(file, error.strerror) from error
         self._manifest["shards"].append(
             {
                 "file": name,
@@ -230,12 +230,17 @@ def _begun_otherwise(path: str, key: str, earlier: dict, now: dict) -> errors.Us
     )
 
 
+def _not_written(path: str, reason: str) -> errors.UserError:
+    first = reason.strip().partition("\n")[0]
+    return errors.UserError(f"--output: {path} cannot be written: {first}")
+
+
 def _lock(file: str, path: str):
     """Keeps a second run out of a collection; given back when the file is closed."""
     try:
         lock = open(file, "w")  # noqa: SIM115 -- held until the writer ends
     except OSError as error:
-        raise collection.not_written(path, error.strerror) from error
+        raise _not_written(path, error.strerror) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,19 +3,20 @@
     python -m tce_tf.serving.client --server=localhost:8500 --model=ucf101 --input=video.mp4 \
         --output=video.npz
 
-The .npz holds `features`, `embeddings` and `timestamps` (microseconds), a row a frame: the numbers
-that `embed` gives with the same encoder.
+The .npz holds `features`, `embeddings`, `names` and `timestamps` (microseconds), a row a frame: what
+`embed` writes with the same encoder.
 """
 
 import io
 import itertools
+import os
 
 import numpy as np
 from absl import flags
 from PIL import Image
 
 from tce_tf import command, errors
-from tce_tf.data import pictures, remote, video
+from tce_tf.data import layouts, pictures, remote, storage, video
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -56,7 +57,8 @@ def embed(model, path: str, *, protocol: str, batch_size: int) -> dict[str, np.n
       batch_size: frames a request.
 
     Returns:
-      `features` float32 [n, F], `embeddings` float32 [n, D], `timestamps` int64 [n] in microseconds.
+      `features` float32 [n, F], `embeddings` float32 [n, D], `names` str [n], `timestamps` int64 [n] in
+      microseconds.
 
     Raises:
       errors.UserError: no readable frame, or the server's error.
@@ -79,7 +81,9 @@ def embed(model, path: str, *, protocol: str, batch_size: int) -> dict[str, np.n
             parts["timestamps"].append(np.array(timestamps, np.int64))
     except pictures.VideoError as error:
         raise errors.UserError(f"--input={path}: {error}") from error
-    return {name: np.concatenate(rows) for name, rows in parts.items()}
+    arrays = {name: np.concatenate(rows) for name, rows in parts.items()}
+    name = layouts.stem(os.path.basename(os.path.abspath(path)))
+    return arrays | {"names": np.full(len(arrays["timestamps"]), name)}
 
 
 def _png(image: np.ndarray) -> bytes:
@@ -101,7 +105,10 @@ def main(values: flags.FlagValues) -> None:
     kind = remote_model.GrpcModel if values.protocol == "grpc" else remote_model.RestModel
     model = kind(values.server, values.model, values.version or None, values.timeout)
     arrays = embed(model, values.input, protocol=values.protocol, batch_size=values.batch_size)
-    np.savez(values.output, **arrays)
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    storage.make_folder(os.path.dirname(values.output) or ".")
+    storage.write_atomic(values.output, file.getvalue())
     print(f"{values.output}: {len(arrays['timestamps'])} rows")
 
 

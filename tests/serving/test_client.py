@@ -129,7 +129,8 @@ def check_same_numbers(stub, protocol, clip, encoder, folder, *, batch_size, req
     assert run(*flags) == 0
     expected = embed(loader.load_encoder(encoder), str(clip), folder / "python.npz")
     with np.load(output) as found:
-        np.testing.assert_array_equal(found["timestamps"], expected["timestamps"])
+        for name in ("names", "timestamps"):
+            np.testing.assert_array_equal(found[name], expected[name])
         for name in ("features", "embeddings"):
             atol = 1e-5 * np.abs(expected[name]).max()
             np.testing.assert_allclose(found[name], expected[name], atol=atol)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -180,6 +181,24 @@ def test_files(module, path, monkeypatch):
     monkeypatch.setattr(export.tempfile, "mkdtemp", lambda **_: os.mkdir(path))
     with pytest.raises(errors.UserError, match="cannot write to .*: File exists"):
         export.export_encoder(module, parent)
+
+
+def test_half_an_export_has_no_number(module, path, tmp_path, monkeypatch):
+    def killed(temporary, folder, last):
+        assert folder == f"{tmp_path}/1" and os.path.isfile(f"{temporary}/{last}")
+        shutil.copytree(temporary, tmp_path / ".1-left", copy_function=os.link)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tf.saved_model, "save", lambda _, to, **__: shutil.copytree(
+        path, to, dirs_exist_ok=True))  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(export.storage, "publish_folder", killed)
+        with pytest.raises(KeyboardInterrupt):
+            export.export_encoder(module, str(tmp_path))
+    # Ctrl-C leaves nothing, a kill leaves what no reader and no server takes for a version.
+    assert os.listdir(tmp_path) == [".1-left"]
+    assert loader.find_saved_model(str(tmp_path)) is None and export.versions(str(tmp_path)) == []
+    assert export.export_encoder(module, str(tmp_path)) == f"{tmp_path}/1"
 
 
 def test_an_export_loads_without_this_package(path):

@@ -87,7 +87,8 @@ def trained(path, strategy, images, labels):
         with tf.GradientTape() as tape:
             logits = head(encoder(images, training=True))
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-            loss = tf.reduce_mean(losses) / strategy.num_replicas_in_sync
+            loss = tf.reduce_mean(losses) + sum(r() for r in encoder.regularization_losses)
+            loss /= strategy.num_replicas_in_sync
         optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
 
     tf.function(lambda: strategy.run(step, args=(images, labels)))()
@@ -119,3 +120,7 @@ def test_replicas_stay_equal_and_take_the_step_of_one_device(exported_encoder):
         np.testing.assert_allclose(first, alone, atol=1e-3 * scale, rtol=1e-6, err_msg=name)
         moved += (first != before.numpy()).any()
     assert moved == 100
+    before = copies(two, mirrored)
+    tf.function(lambda: mirrored.run(two, args=(images,)))()  # inference moves nothing
+    for old, new in zip(before, copies(two, mirrored), strict=True):
+        np.testing.assert_array_equal(old, new)
