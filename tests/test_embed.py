@@ -45,13 +45,13 @@ def test_a_killed_run_ends_as_one_never_stopped(clips, whole, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "tce_tf.embed", *ENCODER, *flags], stderr=subprocess.PIPE, text=True
     )
-    while not (tmp_path / "all-00001.tfrecord").exists():
+    while not (tmp_path / "all-00000.tfrecord").exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     manifest = json.loads((tmp_path / "all.json").read_text())
-    assert not manifest["complete"] and 1 <= len(manifest["shards"]) < 6
+    assert not manifest["complete"] and len(manifest["shards"]) < 5
     run(*flags)
     names = sorted(name for name in os.listdir(whole.parent) if not name.startswith("."))
     assert names == sorted(name for name in os.listdir(tmp_path) if not name.startswith("."))

@@ -68,6 +68,8 @@ class Files:
     def frame_at(self, number: int, timestamp: int) -> np.ndarray:
         """The frame, uint8 [H, W, 3], that is shown at a time in microseconds.
 
+        It may be the one beside it where a file's own clock does not start with its first frame.
+
         Raises:
           VideoError: the video is gone, or has no readable frame.
         """

@@ -113,6 +113,11 @@ def embed_one(encoder, footage, *, batch_size: int = 32) -> Rows:
     """
     if len(footage.names) != 1:
         raise errors.UserError(f"{footage.root}: holds {len(footage.names)} videos: name one")
+    if video_features.stack_frames(encoder) > 1 and footage.num_frames(0) == 1:
+        raise errors.UserError(
+            f"{footage.root}: {footage.sources[0]}: is one picture, and the encoder sees motion: name "
+            "a video"
+        )
     try:
         (rows,) = _rows(encoder, footage.frames(0), 0, "video", batch_size)
     except footages.VideoError as error:

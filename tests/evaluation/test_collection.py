@@ -212,6 +212,31 @@ def test_unreadable_videos_are_counted_and_bounded(tmp_path):
         embed(Levels(), Frames([]), tmp_path / "none.npz")
 
 
+def test_a_bar_moves_within_videos_and_ends_full(tmp_path, monkeypatch):
+    class Shown:
+        def __init__(self, total, unit):
+            self.total, self.parts, self.frames = total, [], 0
+            bars.append(self)
+
+        def add(self, frames, items=1):
+            self.frames += frames
+            self.parts.append(items)
+
+        def close(self):
+            assert sum(self.parts) == pytest.approx(self.total)
+
+    bars = []
+    monkeypatch.setattr(embedding.progresses, "Progress", Shown)
+    path = tmp_path / "all.tfrecord"
+    embed(Levels(), Frames([8, 3]), path, batch_size=2, show_progress=True)
+    unknown = Frames([8, 3, 6])
+    unknown.num_frames = lambda number: 0  # as of a header that does not say
+    embed(Levels(), unknown, path, batch_size=2, show_progress=True)
+    first, second = bars
+    assert first.total == 2 and first.frames == 11 and first.parts[:3] == [0.25] * 3
+    assert second.total == 1 and second.frames == 6 and second.parts == [0, 0, 0, 1]
+
+
 class Wide(Levels):
     def frames(self, frames):
         return {name: np.tile(rows, 32) for name, rows in super().frames(frames).items()}

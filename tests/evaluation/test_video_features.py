@@ -10,7 +10,7 @@ from embedded import Frames, embed
 
 from tce_tf import errors
 from tce_tf.data import shard_reader
-from tce_tf.evaluation import video_features
+from tce_tf.evaluation import embedding, video_features
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "..", "data"))
 from fake_reader import FakeReader  # noqa: E402
@@ -73,6 +73,10 @@ def test_an_encoder_of_stacks_sees_consecutive_frames(tmp_path):
     expected += [[0, 10, 10, 10, 10, 10], [10] * 6]
     np.testing.assert_allclose(rows["features"], expected, atol=1e-4)
     assert rows["timestamps"].tolist() == [*range(8), 0, 1]
+    row = embedding.embed_one(FrameNumbers(), Frames([8]), batch_size=3)
+    np.testing.assert_allclose(row.features, [np.mean(expected[:8], axis=0)], rtol=1e-6)
+    with pytest.raises(errors.UserError, match="is one picture, and the encoder sees motion"):
+        embedding.embed_one(FrameNumbers(), Frames([1]))
 
 
 def test_runs_lie_in_the_middle_and_may_be_of_some_videos():
