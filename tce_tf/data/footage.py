@@ -35,6 +35,7 @@ class Files:
       root: absolute path of the folder that `sources` are relative to.
       names: stable, one a video.
       sources: path below the root, one a video.
+      labels: class name or None, one a video.
       rejected: (path, reason) of what the input lists and cannot become a video.
     """
 
@@ -44,9 +45,11 @@ class Files:
         names: Sequence[str],
         sources: Sequence[str],
         rejected: Sequence[tuple[str, str]] = (),
+        labels: Sequence[str | None] | None = None,
     ):
         self.root = os.path.abspath(root)
         self.names, self.sources = list(names), list(sources)
+        self.labels = [None] * len(self.names) if labels is None else list(labels)
         self.rejected = list(rejected)
 
     def path(self, number: int) -> str:
@@ -108,6 +111,8 @@ class Shards:
         self._reader = shard_reader.ShardReader([folder])
         self.names = list(self._reader.names)
         self.sources = [None] * len(self.names)
+        classes = [*self._reader.class_names, None]  # -1: none
+        self.labels = [classes[label] for label in self._reader.labels]
         self.rejected: list[tuple[str, str]] = []
         self._checksums = [entry["checksum"] for entry in manifests.read(folder).videos]
 
@@ -193,4 +198,5 @@ def open_footage(path: str, *, flag: str = "input") -> Files | Shards:
         [clip.name for clip in listing.clips],
         [os.path.relpath(found, root) for found in paths],
         listing.rejected,
+        [clip.label_text for clip in listing.clips],
     )
