@@ -59,10 +59,12 @@ class Result:
       scores: `knn.top1`, `retrieval.r5`, `few_shot.5.mean`, ... -> number; `per_class`, `per_dataset`:
         name -> figure -> number; `linear` and `few_shot.skipped`: how these came about.
       confusion: `knn`, `linear` -> int64 [C, C], row = true class; of the protocols asked.
+      test_vectors: float32 [V, F], the test videos as they were scored; None for coherence alone.
     """
 
     scores: dict
     confusion: dict[str, np.ndarray]
+    test_vectors: np.ndarray | None = None
 
 
 def evaluate(
@@ -88,9 +90,12 @@ def evaluate(
     """
     scores: dict = {}
     matrices: dict[str, np.ndarray] = {}
+    test_vectors = None
     if set(settings.protocols) - {"coherence"}:
         check_labelled(train, test)
-        scores, matrices = _score_labelled(encoder, train, test, settings, show_progress)
+        scores, matrices, test_vectors = _score_labelled(
+            encoder, train, test, settings, show_progress
+        )
     if "coherence" in settings.protocols:
         runs = video_features.extract_runs(
             encoder,
@@ -101,10 +106,10 @@ def evaluate(
         )
         figures = coherence.coherence_figures(runs[settings.representation])
         scores |= {f"coherence.{name}": value for name, value in figures.items()}
-    return Result(scores, matrices)
+    return Result(scores, matrices, test_vectors)
 
 
-def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict, dict]:
+def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict, dict, np.ndarray]:
     found = [
         video_features.extract(
             encoder,
@@ -153,7 +158,7 @@ def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict
         name: confusion.confusion_matrix(labels, ranking[:, 0], len(names))
         for name, ranking in rankings.items()
     }
-    return scores, matrices
+    return scores, matrices, test_features
 
 
 def _few_shot(train_features, train, test_features, test, settings) -> dict:

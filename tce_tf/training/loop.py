@@ -18,6 +18,7 @@ from tce_tf.training import (
     health,
     interruption,
     metrics_log,
+    pictures,
     strategies,
     workers,
 )
@@ -40,6 +41,7 @@ class Loop:
       describe: step -> what else is logged of it.
       monitor: step -> figures of the model as it is now; called every `eval_every` steps and at the
         end.
+      illustrations: the pictures of a run, for TensorBoard.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class Loop:
         images_per_step: int,
         describe: Callable[[int], dict[str, float]],
         monitor: Callable[[int], dict[str, float]] | None = None,
+        illustrations: pictures.Pictures | None = None,
     ):
         self._config, self._strategy, self._model = config, strategy, model
         self._store, self._inputs, self._make_input = store, inputs, make_input
         self._images_per_step, self._describe = images_per_step, describe
-        self._monitor = monitor
+        self._monitor, self._illustrations = monitor, illustrations
         self._is_chief = workers.is_chief(strategy)
         self._watch = health.Watch(model)
         _, jit_network = strategies.jit_settings(config.jit, strategy.num_replicas_in_sync)
@@ -130,6 +133,11 @@ class Loop:
                 self._watch.check_loss(step, self._store.latest())
             if saves:
                 self._watch.check_weights(step, self._store.latest())
+            if log is not None and self._illustrations and self._illustrations.due(step):
+                first = self._strategy.experimental_local_results
+                batch = {name: first(value)[0] for name, value in batch.items()}
+                for picture in self._illustrations.draw(step, batch):
+                    log.draw(step, picture.name, picture.image, picture.text)
             if shows:
                 values = self._values(step, logs, window)
                 self._watch.warn(step, values)

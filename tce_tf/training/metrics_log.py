@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import tensorflow as tf
 import tqdm
 from absl import logging
@@ -49,6 +50,12 @@ class MetricsLog:
         with self._summaries.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
+
+    def draw(self, step: int, name: str, image: np.ndarray, text: str) -> None:
+        """Shows a picture of a step, uint8 [H, W, 3], and what is to be said of it, in TensorBoard."""
+        with self._summaries.as_default(step=step):
+            tf.summary.image(name, image[np.newaxis])
+            tf.summary.text(name, text)
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Shows progress, rate and time left."""

@@ -15,6 +15,8 @@ from tce_tf.training import (
     checkpoints,
     determinism,
     loop,
+    pictures,
+    projector,
     provenance,
     setup,
     strategies,
@@ -100,6 +102,14 @@ def _run(config, folders, reader, strategy) -> TrainResult:
                 "learning_rate": float(schedule.exact(step - 1)),
             },
             monitor=(lambda step: _monitor(model, config, *readers)) if readers else None,
+            illustrations=pictures.Pictures(
+                model,
+                lambda: setup.encoder_of(model, config),
+                reader,
+                image_size=config.image_size,
+                steps_per_epoch=inputs.steps_per_epoch,
+                first_step=start_step + 1,
+            ),
         )
         with pipeline.user_errors():
             metrics = steps.run(start_step, last_step)
@@ -136,4 +146,5 @@ def _monitor(model, config, train_reader, test_reader) -> dict[str, float]:
     found = protocols.evaluate(
         setup.encoder_of(model, config), train=train_reader, test=test_reader, settings=_MONITORED
     )
+    projector.write(os.path.join(config.workdir, "tensorboard"), found.test_vectors, test_reader)
     return {name: x for name, x in found.scores.items() if isinstance(x, float)}

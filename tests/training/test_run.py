@@ -175,13 +175,19 @@ def test_the_monitor_scores_between_log_lines_and_in_tensorboard(settings, synth
     )
     scores = {line["step"]: line["knn.top1"] for line in lines(settings) if "knn.top1" in line}
     assert list(scores) == [3, 5]
-    shown = {}
+    shown, pictures = {}, set()
     for path in glob.glob(f"{settings.workdir}/tensorboard/events*"):
         for event in tf.compat.v1.train.summary_iterator(path):
             for value in event.summary.value:
                 if value.tag == "knn.top1":
                     shown[event.step] = float(tf.make_ndarray(value.tensor))
+                if value.metadata.plugin_data.plugin_name == "images":
+                    pictures.add((value.tag, event.step))
     assert shown == pytest.approx(scores)
+    # 32 videos in batches of 8 are 4 steps an epoch.
+    assert pictures == {("views", 1), ("mined_negatives", 4)}
+    with open(f"{settings.workdir}/tensorboard/projector_config.pbtxt", encoding="utf-8") as file:
+        assert "projector.vectors.tsv" in file.read()
 
 
 def test_unreadable_records_end_the_run_with_one_line_that_names_one(settings, tmp_path):
