@@ -186,8 +186,15 @@ class ShardWriter:
         self._write_manifest()
 
     def _write_manifest(self) -> None:
-        text = json.dumps(self._manifest, indent=1)
-        storage.write_atomic(collection.manifest_path(self._path), text.encode())
+        path = collection.manifest_path(self._path)
+        # A name of its own, not a new one each time: what a kill leaves is taken away by the next run.
+        temporary = os.path.join(self._folder, f".{os.path.basename(path)}")
+        try:
+            with open(temporary, "w", encoding="ascii") as file:
+                json.dump(self._manifest, file, indent=1)
+            storage.publish(temporary, path)
+        except OSError as error:
+            raise _not_written(path, error.strerror) from error
 
 
 def _example(name: bytes, timestamp: int, features: list[float], embeddings: list[float]) -> bytes:
