@@ -92,16 +92,19 @@ function ring(encoder, frame, radius, colour, fill) {
 }
 
 function marks(encoder) { // shapes are redrawn alone, without the points
-  const video = data.videos[videoOf[state.frame]], accent = css("--accent"), shapes = [];
+  const video = data.videos[videoOf[state.frame]], text = css("--text"), shapes = [];
   if (video.count > 1) {
     const path = Array.from({ length: video.count }, (_, i) => `${encoder.x[video.start + i]},${encoder.y[video.start + i]}`);
-    shapes.push({ type: "path", path: "M" + path.join("L"), line: { color: accent, width: 2.5 } });
+    // No hue: it must be told from all of them; the edge lifts it out of a crowd.
+    for (const [color, width] of [[css("--back"), 4], [text, 2]]) {
+      shapes.push({ type: "path", path: "M" + path.join("L"), line: { color, width } });
+    }
   }
   if (!state.timer) {
-    for (const frame of neighbours(encoder).frames) shapes.push(ring(encoder, frame, 6, css("--text"), "rgba(0,0,0,0)"));
+    for (const frame of neighbours(encoder).frames) shapes.push(ring(encoder, frame, 6, text, "rgba(0,0,0,0)"));
   }
-  if (state.hovered !== null) shapes.push(ring(encoder, state.hovered, 7, css("--text"), "rgba(0,0,0,0)"));
-  shapes.push(ring(encoder, state.frame, 8, css("--back"), accent));
+  if (state.hovered !== null) shapes.push(ring(encoder, state.hovered, 10, text, "rgba(0,0,0,0)"));
+  shapes.push(ring(encoder, state.frame, 8, text, css("--accent")));
   return shapes;
 }
 
@@ -119,7 +122,7 @@ function traces(encoder) {
     { type: trace, mode: "lines", x: gaps(encoder.x), y: gaps(encoder.y), hoverinfo: "skip", opacity: 0.45,
       line: { width: 1, color: css("--path") } },
     { type: trace, mode: "markers", x: encoder.x, y: encoder.y, hoverinfo: "none",
-      marker: { size: videoOf.length > 1500 ? 5 : 7, color: frameColours(), line: { width: 0 } } },
+      marker: { size: videoOf.length > 1500 ? 4 : 7, color: frameColours(), line: { width: 0 } } },
   ];
 }
 
@@ -302,6 +305,7 @@ function start() {
   for (const encoder of data.encoders) {
     encoder.section = create("section", null, at("plots"));
     create("h2", encoder.name, encoder.section);
+    create("p", encoder.caption, encoder.section);
     encoder.plot = create("div", null, encoder.section);
     encoder.plot.className = "plot";
     encoder.button = create("button", encoder.name, at("encoders"));

@@ -3,8 +3,8 @@
     page = space_page.space_page(collections, [projection.project(c.vectors) for c in collections])
     results_page.write("space.html", page)
 
-The page is one file and fetches nothing. Its own parts are `space_page.html`, `.css` and `.js` beside this
-file; points are drawn by plotly.js. Names reach it as JSON only and are shown as text.
+The page is one file and fetches nothing. Its own parts are `space_page.html`, `.css` and `.js` beside
+this file; points are drawn by plotly.js. Names reach it as JSON only and are shown as text.
 """
 
 import base64
@@ -30,6 +30,7 @@ def space_page(
     collections: Sequence[Collection],
     positions: Sequence[np.ndarray],
     *,
+    captions: Sequence[str] = (),
     thumbnail_side: int = _THUMBNAIL_SIDE,
 ) -> str:
     """The page of some videos as one or several encoders see them.
@@ -37,13 +38,15 @@ def space_page(
     Args:
       collections: one an encoder, all of the same frames (`collection.collect`).
       positions: float [n, 2] for each, finite: where its frames lie in the plane.
+      captions: a line under each encoder's name, if any.
       thumbnail_side: longer side of a frame on the page, px; smaller ones stay as they are.
 
     Returns:
-      The HTML file's text, plain ASCII but for the library's.
+      The HTML file's text.
 
     Raises:
-      ValueError: collections of different frames, positions that do not fit, or frames of a video apart.
+      ValueError: collections of different frames, positions or captions that do not fit them, or
+        frames of a video apart.
       errors.UserError: plotly is not installed.
     """
     _check(collections, positions)
@@ -53,12 +56,15 @@ def space_page(
         "encoders": [
             {
                 "name": each.encoder,
+                "caption": caption,
                 "x": _rounded(places[:, 0]),
                 "y": _rounded(places[:, 1]),
                 "nearest": _nearest(each, elsewhere=False),
                 "nearest_elsewhere": _nearest(each, elsewhere=True),
             }
-            for each, places in zip(collections, positions, strict=True)
+            for each, places, caption in zip(
+                collections, positions, captions or [""] * len(collections), strict=True
+            )
         ],
         "videos": [
             {
