@@ -34,7 +34,7 @@ def start(*arguments):
     return webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
 
 
-@pytest.fixture(scope="module", params=["webgl", "svg"])
+@pytest.fixture(scope="module", params=["webgl", pytest.param("svg", marks=pytest.mark.slow)])
 def browser(request):
     # Software WebGL has to be asked for; without any, the page falls back to SVG.
     extra = "--enable-unsafe-swiftshader" if request.param == "webgl" else "--disable-3d-apis"
