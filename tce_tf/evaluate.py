@@ -83,16 +83,17 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     )
 
 
-def define_encoder_flags(flag_values: flags.FlagValues) -> None:
-    """Defines `--encoder` and what it needs, the same in every command."""
+def define_encoder_flags(flag_values: flags.FlagValues, *, several: bool = False) -> None:
+    """Defines `--encoder` and what it needs, the same in every command that takes one."""
     common = {"flag_values": flag_values}
-    flags.DEFINE_string(
-        "encoder",
-        "",
+    text = (
         "SavedModel folder with or without its version, training workdir, PyTorch file (.pth), or "
-        "none = random weights.",
-        **common,
     )
+    if several:
+        text += "random; imagenet:FILE is a .pth under that name. May be given several times."
+        flags.DEFINE_multi_string("encoder", [], text, **common)
+    else:
+        flags.DEFINE_string("encoder", "", text + "none = random weights.", **common)
     flags.DEFINE_enum(
         "backbone", "resnet18", config.BACKBONES, "Backbone of --encoder=none.", **common
     )
