@@ -58,7 +58,7 @@ def test_missing_flag_file():
 
 
 COMMANDS = [
-    "make_synthetic", "make_tfrecords", "train", "export", "evaluate", "embed", "convert_torch",
+    "make_synthetic", "make_tfrecords", "train", "export", "evaluate", "embed", "visualize", "convert_torch",
 ]  # fmt: skip
 
 

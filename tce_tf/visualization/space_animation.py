@@ -20,6 +20,7 @@ from tce_tf.visualization.collection import Collection
 _FRAME_INCHES, _PANEL_INCHES, _HEIGHT_INCHES = 3.4, 3.4, 4.4
 _DPI = 100
 _RATES = (10, 30)  # frames a second shown at least and at most
+_PALETTE_COLOURS = 96  # of a GIF: with 255 it is 1.6 times as large
 _PALETTE_FRAMES = 12  # of a GIF, which its colours are taken from
 MARKER_COLOUR = "#E6004C"
 
@@ -117,7 +118,7 @@ def write_gif(path: str, animation: Animation) -> None:
     """Writes a GIF that repeats. One palette for all pictures: only what moves is stored again."""
     chosen = np.linspace(0, len(animation) - 1, min(_PALETTE_FRAMES, len(animation))).astype(int)
     sample = np.concatenate([animation.picture(number) for number in chosen])
-    palette = Image.fromarray(sample).quantize(255, method=Image.Quantize.MAXCOVERAGE)
+    palette = Image.fromarray(sample).quantize(_PALETTE_COLOURS, method=Image.Quantize.MAXCOVERAGE)
     pictures = (
         Image.fromarray(picture).quantize(palette=palette, dither=Image.Dither.NONE)
         for picture in animation.pictures()
