@@ -8,7 +8,7 @@ Frames that an encoder finds alike lie together (t-SNE); a video's frames are jo
 coherence). .png is a picture, .gif and .mp4 show the current frame beside its moving marker.
 
 --input is a video, a folder of videos, a frame folder, a CSV list or shards. Long videos are streamed:
-of too many frames every second, fourth, ... is taken.
+of too many frames every n-th is taken.
 """
 
 import os

@@ -58,7 +58,8 @@ def test_missing_flag_file():
 
 
 COMMANDS = [
-    "make_synthetic", "make_tfrecords", "train", "export", "evaluate", "embed", "visualize", "convert_torch",
+    "make_synthetic", "make_tfrecords", "train", "export", "evaluate", "embed", "visualize",
+    "convert_torch",
 ]  # fmt: skip
 
 

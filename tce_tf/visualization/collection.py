@@ -4,8 +4,8 @@
     (found,) = collection.collect({"exported/a": encoder}, footage, max_frames=1000)
     places = projection.project(found.vectors)
 
-Each video is decoded once, from front to back. Of a long one every second, fourth, ... frame is kept, so
-that neighbours on a path are the same time apart and memory does not grow with the footage.
+Each video is decoded once, from front to back. Of a long one every n-th frame is kept, so that
+neighbours on a path are the same time apart and memory does not grow with the footage.
 """
 
 import collections

@@ -20,7 +20,7 @@ from tce_tf.visualization.collection import Collection
 _FRAME_INCHES, _PANEL_INCHES, _HEIGHT_INCHES = 3.4, 3.4, 4.4
 _DPI = 100
 _RATES = (10, 30)  # frames a second shown at least and at most
-_PALETTE_COLOURS = 96  # of a GIF: with 255 it is 1.6 times as large
+_PALETTE_COLOURS = 128  # of a GIF: with 255 it is 1.6 times as large
 _PALETTE_FRAMES = 12  # of a GIF, which its colours are taken from
 MARKER_COLOUR = "#E6004C"
 
