@@ -15,7 +15,7 @@ def project(
     """Places vectors in a plane. The same input and seed give the same places, on any number of cores.
 
     Args:
-      vectors: float [n, F], n from 1; 5,000 take about a minute of one core.
+      vectors: float [n, F], n from 1; 5,000 take some 20 s of one core.
       seed: of t-SNE.
       variance: share of the variance that the vectors keep before t-SNE, in (0, 1].
       perplexity: about how many neighbours of a point count; lowered to a third of n.
