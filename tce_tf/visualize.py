@@ -99,8 +99,11 @@ def main(values: flags.FlagValues) -> None:
 
 
 def _write(kind: str, path: str, collections, places) -> None:
-    from tce_tf.visualization import space_animation, space_picture
+    from tce_tf.visualization import results_page, space_animation, space_page, space_picture
 
+    if kind == ".html":
+        results_page.write(path, space_page.space_page(collections, places))
+        return
     if kind == ".png":
         space_picture.write(path, collections, places)
         return

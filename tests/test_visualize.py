@@ -1,6 +1,8 @@
 """Does visualize work from the command line, and refuse in one line what it cannot do?"""
 
+import json
 import os
+import re
 
 import pytest
 from PIL import Image
@@ -50,6 +52,20 @@ def test_a_gif_of_one_video(clips, tmp_path):
     )  # fmt: skip
     with Image.open(tmp_path / "a.GIF") as gif:
         assert gif.n_frames == 12
+
+
+def test_a_page_of_two_encoders(clips, tmp_path, capsys):
+    output = tmp_path / "space.html"
+    arguments = ["--encoder=random", "--encoder=none", "--image_size=32", f"--input={clips}",
+                 f"--output={output}", "--max_frames=32"]  # fmt: skip
+    visualize.main(command.parse(visualize.define_flags, arguments))
+    text = output.read_text("utf-8")
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)<', text)[1])
+    assert [encoder["name"] for encoder in data["encoders"]] == ["random", "none"]
+    assert [len(encoder["x"]) for encoder in data["encoders"]] == [24, 24]
+    assert [video["count"] for video in data["videos"]] == [6] * 4
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [f"{e['name']}: {e['figures']}" for e in data["encoders"]]
 
 
 @pytest.mark.parametrize(

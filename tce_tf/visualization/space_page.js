@@ -305,7 +305,7 @@ function start() {
   for (const encoder of data.encoders) {
     encoder.section = create("section", null, at("plots"));
     create("h2", encoder.name, encoder.section);
-    create("p", encoder.caption, encoder.section);
+    create("p", encoder.figures, encoder.section);
     encoder.plot = create("div", null, encoder.section);
     encoder.plot.className = "plot";
     encoder.button = create("button", encoder.name, at("encoders"));
@@ -319,6 +319,8 @@ function start() {
       choose(state.frame);
     });
   }
+  data.explanations.forEach((line) => create("p", line, at("meaning")));
+  at("meaning").hidden = !data.explanations.length;
   at("encoders").hidden = data.encoders.length === 1;
   if (!classes.length) at("colour").querySelector("[value=class]").remove();
   // Two side by side are read well; more are a click away.

@@ -19,6 +19,7 @@ import simplejpeg
 from tce_tf import errors
 from tce_tf.data import pictures
 from tce_tf.evaluation import neighbours
+from tce_tf.visualization import space_panel
 from tce_tf.visualization.collection import Collection
 
 NUM_NEIGHBOURS = 6
@@ -30,7 +31,6 @@ def space_page(
     collections: Sequence[Collection],
     positions: Sequence[np.ndarray],
     *,
-    captions: Sequence[str] = (),
     thumbnail_side: int = _THUMBNAIL_SIDE,
 ) -> str:
     """The page of some videos as one or several encoders see them.
@@ -38,33 +38,31 @@ def space_page(
     Args:
       collections: one an encoder, all of the same frames (`collection.collect`).
       positions: float [n, 2] for each, finite: where its frames lie in the plane.
-      captions: a line under each encoder's name, if any.
       thumbnail_side: longer side of a frame on the page, px; smaller ones stay as they are.
 
     Returns:
       The HTML file's text.
 
     Raises:
-      ValueError: collections of different frames, positions or captions that do not fit them, or
-        frames of a video apart.
+      ValueError: collections of different frames, positions that do not fit them, or frames of a
+        video apart.
       errors.UserError: plotly is not installed.
     """
     _check(collections, positions)
     first = collections[0]
     paths = first.paths()
+    figures = [space_panel.figures(each) for each in collections]
     content = {
         "encoders": [
             {
                 "name": each.encoder,
-                "caption": caption,
+                "figures": space_panel.figures_line(found),
                 "x": _rounded(places[:, 0]),
                 "y": _rounded(places[:, 1]),
                 "nearest": _nearest(each, elsewhere=False),
                 "nearest_elsewhere": _nearest(each, elsewhere=True),
             }
-            for each, places, caption in zip(
-                collections, positions, captions or [""] * len(collections), strict=True
-            )
+            for each, places, found in zip(collections, positions, figures, strict=True)
         ],
         "videos": [
             {
@@ -76,6 +74,7 @@ def space_page(
             }
             for name, label, path in zip(first.names, first.labels, paths, strict=True)
         ],
+        "explanations": space_panel.explanations(figures[0]),
         "seconds": [round(int(time) / 1e6, 3) for time in first.timestamps],
     }
     parts = importlib.resources.files("tce_tf.visualization")

@@ -93,6 +93,16 @@ def test_neighbours_are_those_of_the_full_space():
             np.testing.assert_allclose(encoder[key]["cosines"][i], cosines[i, expected], atol=6e-4)
 
 
+def test_figures_of_coherence_stand_under_each_encoder():
+    made = [make("random"), make("trained", seed=1)]
+    found = content(space_page.space_page(*zip(*made, strict=True)))
+    for encoder, (expected, _) in zip(found["encoders"], made, strict=True):
+        vectors = [expected.vectors[:9], expected.vectors[9:21], expected.vectors[21:]]
+        near = np.concatenate([np.sum(v[1:] * v[:-1], axis=1) for v in vectors]).mean()
+        assert encoder["figures"].startswith(f"neighbours {near:.3f} "), (encoder, near)
+    assert any("Kendall" in line for line in found["explanations"])
+
+
 def test_one_video_has_no_neighbours_in_others():
     found, places = make()
     alone = dataclasses.replace(
@@ -109,9 +119,9 @@ def test_names_reach_the_page_as_data_alone():
     lone_surrogate = b"\xff.avi".decode("utf-8", "surrogateescape")  # a name that is no UTF-8
     found, places = make(encoder=HOSTILE, names=(HOSTILE, lone_surrogate, "\u2028"))
     other, _ = make(encoder="a")
-    page = space_page.space_page([found, other], [places, places], captions=[HOSTILE, "x"])
+    page = space_page.space_page([found, other], [places, places])
     page.encode("utf-8")
-    assert content(page)["videos"][0]["name"] == HOSTILE == content(page)["encoders"][0]["caption"]
+    assert content(page)["videos"][0]["name"] == HOSTILE == content(page)["encoders"][0]["name"]
     plain = space_page.space_page([other, other], [places, places])
     for sign in ("<script", "</script", "<img", "<!--", "onerror"):
         # The data of `plain` has hostile names too; nothing of them may stand as markup.

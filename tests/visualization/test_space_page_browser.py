@@ -47,7 +47,7 @@ def browser(request):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     made = [test_space_page.make(name, seed) for seed, name in enumerate(("random", HOSTILE, "c"))]
-    page = space_page.space_page(*zip(*made, strict=True), captions=[HOSTILE, "two", "three"])
+    page = space_page.space_page(*zip(*made, strict=True))
     path = tmp_path_factory.mktemp("page") / "space.html"
     results_page.write(str(path), page)
     return f"file://{path}"
@@ -138,10 +138,12 @@ def test_it_loads_with_two_encoders_of_three_side_by_side(page):
         "return data.encoders.map(e => [e.section.querySelector('h2').textContent, e.section.hidden,"
         " e.section.querySelector('p').textContent, e.button.getAttribute('aria-pressed')])"
     )
+    figures = [encoder["figures"] for encoder in content(page)["encoders"]]
+    assert "order" in figures[0]
     assert sections == [
-        ["random", False, HOSTILE, "true"],
-        [HOSTILE, False, "two", "true"],
-        ["c", True, "three", "false"],
+        ["random", False, figures[0], "true"],
+        [HOSTILE, False, figures[1], "true"],
+        ["c", True, figures[2], "false"],
     ]
     drawn = page.execute_script("return data.encoders[1].plot.data.map(t => [t.x, t.y])")
     found, places = test_space_page.make()
