@@ -2,10 +2,13 @@ r"""Shows the space that an encoder learned: the frames of videos as paths in a 
 
     python -m tce_tf.visualize --encoder=random --encoder=exported/a --input=video.mp4 --output=space.png
     python -m tce_tf.visualize --encoder=exported/a --input=video.mp4 --output=space.mp4
+    python -m tce_tf.visualize --encoder=exported/a --input=videos --output=space.html
 
 Frames that an encoder finds alike lie together (t-SNE); a video's frames are joined in order. Every
 --encoder has a panel of its own, with figures of how its vectors follow time (see evaluate's protocol
-coherence). .png is a picture, .gif and .mp4 show the current frame beside its moving marker.
+coherence). .png is a picture, .gif and .mp4 show the current frame beside its moving marker,
+.html is a page to walk through: frames under the mouse, videos that play along their path, search by
+name, neighbours.
 
 --input is a video, a folder of videos, a frame folder, a CSV list or shards. Long videos are streamed:
 of too many frames every n-th is taken.
@@ -19,8 +22,8 @@ from tce_tf import command, errors, evaluate
 from tce_tf.data import remote
 
 # Frames shown by default: what a picture of each kind can bear.
-_MAX_FRAMES = {".png": 1000, ".gif": 300, ".mp4": 1000}
-_THUMBNAIL_SIDE = {".png": 32, ".gif": 320, ".mp4": 640}  # px
+_MAX_FRAMES = {".png": 1000, ".gif": 300, ".mp4": 1000, ".html": 5000}
+_THUMBNAIL_SIDE = {".png": 32, ".gif": 320, ".mp4": 640, ".html": 64}  # px
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -30,7 +33,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "input", "", "Video, folder of videos, frame folder, CSV list, or shards.", **common
     )
-    flags.DEFINE_string("output", "", "File to write: .png, .gif or .mp4.", **common)
+    flags.DEFINE_string("output", "", "File to write: .png, .gif, .mp4 or .html.", **common)
     flags.DEFINE_enum(
         "representation",
         "features",
