@@ -195,8 +195,8 @@ def test_a_picture_that_claims_too_much_is_refused_before_memory_is_taken(export
     _, path = exported_encoder
     jpeg, png = (FORMATS[kind][0] for kind in ("jpeg", "png"))
     bombs = [claiming(f, 60_000, 60_000) for f in (jpeg, png)]
-    # Just over the limit of 8192 x 8192; sides that are no positive 32-bit numbers; a header cut off.
-    bombs += [claiming(jpeg, 8193, 8192), claiming(png, 2**31 + 1, 2**31 + 1), png[:20]]
+    # Just over the limit of 8192 x 8192; a side that is no positive 32-bit number; a header cut off.
+    bombs += [claiming(jpeg, 8193, 8192), claiming(png, 1, 2**31 + 1), png[:20]]
     requests = [("serving_default", files(bomb)) for bomb in bombs]
     answers = c_loader.answers_alone(path, [*requests, ("serving_default", files(jpeg))])
     for answer in answers[:2]:
