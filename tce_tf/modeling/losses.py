@@ -74,7 +74,8 @@ def nce_loss(
     num_negatives = tf.cast(tf.shape(scores)[1] - 1, scores.dtype)
     noise = num_negatives / tf.cast(num_videos, scores.dtype)
     model = tf.exp(scores / temperature) / tf.stop_gradient(normalizer)
-    log_positive = tf.math.log(model[:, 0] / (model[:, 0] + noise + NCE_EPSILON))
+    positive = model[:, 0]  # once: three gradients of `model` would be added in no fixed order
+    log_positive = tf.math.log(positive / (positive + noise + NCE_EPSILON))
     log_negatives = tf.math.log(noise / (model[:, 1:] + noise + NCE_EPSILON))
     return -tf.reduce_mean(log_positive + tf.reduce_sum(log_negatives, axis=1))
 
@@ -86,8 +87,10 @@ def info_nce_loss(scores: tf.Tensor, temperature: float) -> tf.Tensor:
       scores: float [B, 1 + K], the positive first.
       temperature: T.
     """
-    logits = scores / temperature
-    return tf.reduce_mean(tf.reduce_logsumexp(logits, axis=1) - logits[:, 0])
+    picked = tf.zeros([tf.shape(scores)[0]], tf.int32)
+    return tf.reduce_mean(
+        tf.nn.sparse_softmax_cross_entropy_with_logits(labels=picked, logits=scores / temperature)
+    )
 
 
 def rotation_loss(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

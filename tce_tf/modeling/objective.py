@@ -75,6 +75,9 @@ class Objective:
             contrast = losses.info_nce_loss(scores, self.temperature)
         rotation = losses.rotation_loss(rotation_logits, rotation_label)
         loss = contrast + self.rotation_weight * tf.cast(rotation, contrast.dtype)
+        # Only shown: without a gradient, so that the one of the scores is no sum of three terms, whose
+        # order would vary (training/determinism.py).
+        scores = tf.stop_gradient(scores)
         predicted = tf.argmax(rotation_logits, axis=1, output_type=rotation_label.dtype)
         hit = scores[:, 0] > tf.reduce_max(scores[:, 1:], axis=1)
         metrics = {

@@ -2,7 +2,9 @@
 
 Found on CPUs, with threads or without: the one sum whose order varied between runs was `AddN` of
 three or more tensors. It starts with whichever input's buffer it may overwrite at that moment, and
-float addition is not associative. `TCEModel` therefore adds gradients two at a time, and here the
+float addition is not associative. With few ops in flight the order is nearly always the same; after
+some 90 steps TensorFlow takes most ops for cheap, schedules them otherwise, and runs part. The model
+is therefore written so that no gradient is a sum of three (a test reads its graphs), and here the
 graph optimizer is told not to merge such additions into one `AddN` again. Convolutions, matrix
 products and reductions repeat for a given number of threads (tests/training/test_resume.py).
 """
