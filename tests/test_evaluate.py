@@ -51,7 +51,7 @@ def test_every_protocol(data, tmp_path):
     assert {name for name in scores if name.startswith("coherence.")} >= {
         "coherence.neighbour_cosine", "coherence.other_cosine", "coherence.cosine_at.4",
         "coherence.order_tau", "coherence.alignment", "coherence.uniformity",
-        "coherence.effective_rank",
+        "coherence.effective_rank", "coherence.relative_step", "coherence.curvature",
     }  # fmt: skip
     for title, name in (("kNN top-1", "knn.top1"), ("retrieval R@1", "retrieval.r1")):
         assert f"{title} {100 * scores[name]:.1f} %" in done.stdout

@@ -4,7 +4,9 @@ All are taken on vectors of unit norm, from runs of consecutive frames of severa
 
     neighbour_cosine  mean cosine of frames t and t + 1 of a video
     other_cosine      mean cosine of frames of different videos
+    relative_step     mean squared distance of frames t and t + 1 over that of different videos
     cosine_at.<d>     mean cosine of frames t and t + d: how fast likeness fades
+    curvature         mean angle in degrees between a step and the next. See `curvature`
     order_tau         is the order of the frames in their vectors? See `order_consistency`
     alignment         mean squared distance of frames t and t + 1 (lower is better; 2 - 2 cosine)
     uniformity        log mean exp(-2 squared distance) of frames of different videos (lower is better)
@@ -13,6 +15,8 @@ All are taken on vectors of unit norm, from runs of consecutive frames of severa
 Alignment and uniformity are those of Wang and Isola 2020 (arXiv 2005.10242), with neighbouring frames as
 the positive pair; effective rank is that of Roy and Vetterli 2007 ("The effective rank: a measure of
 effective dimensionality"), not centred, as Garrido et al. 2023 (arXiv 2210.02885) use it for encoders.
+Neighbours alone say little: the features of random weights are all alike (cosine 0.98 between videos),
+so a step counts relative to the distance of videos, and by where the next one leads.
 Every video weighs the same, however long its run.
 """
 
@@ -21,6 +25,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tce_tf.evaluation import neighbours
+
+_ALIKE = 1e-12  # squared distance of unit vectors in float64 that is round-off
 
 
 def coherence_figures(runs: Sequence[np.ndarray]) -> dict[str, float]:
@@ -31,8 +37,9 @@ def coherence_figures(runs: Sequence[np.ndarray]) -> dict[str, float]:
 
     Returns:
       name -> figure, without those that the runs cannot give: of neighbours where no run has two
-      frames, `cosine_at.<d>` (d = 1, 2, 4, ...) beyond the longest run, `order_tau` where none has four
-      frames, of different videos where there is one.
+      frames, `cosine_at.<d>` (d = 1, 2, 4, ...) beyond the longest run, `curvature` where none has three
+      that differ, `order_tau` where none has four frames, of different videos where there is one,
+      `relative_step` where all videos are one vector.
 
     Raises:
       ValueError: no runs, or values that are not finite.
@@ -48,11 +55,17 @@ def coherence_figures(runs: Sequence[np.ndarray]) -> dict[str, float]:
         figures["neighbour_cosine"] = cosines[1]
         figures["alignment"] = 2 - 2 * cosines[1]
     figures |= {f"cosine_at.{d}": value for d, value in cosines.items()}
+    angles = [angle for angle in map(curvature, runs) if angle is not None]
+    if angles:
+        figures["curvature"] = float(np.mean(angles))
     orders = [order_consistency(run) for run in runs if len(run) >= 4]
     if orders:
         figures["order_tau"] = float(np.mean(orders))
     if len(runs) > 1:
         figures["other_cosine"] = _cosine_of_others(runs)
+        apart = 2 - 2 * figures["other_cosine"]
+        if cosines and apart > _ALIKE:
+            figures["relative_step"] = figures["alignment"] / apart
         figures["uniformity"] = uniformity(np.stack([run[len(run) // 2] for run in runs]))
     return figures | {"effective_rank": effective_rank(np.concatenate(runs))}
 
@@ -70,6 +83,29 @@ def _cosine_of_others(runs) -> float:
     # The sum over all pairs of means is the square of their sum; the pairs of a video with itself go.
     pairs = np.sum(means.sum(axis=0) ** 2) - np.sum(means**2)
     return float(pairs / (len(runs) * (len(runs) - 1)))
+
+
+def curvature(run: np.ndarray) -> float | None:
+    """Mean angle in degrees between successive steps of a path, as Henaff et al. 2019 measure it.
+
+    0: the path is straight; 90: each step forgets the last; 120: independent noise on one vector. Less
+    is smoother ("Perceptual straightening of natural videos", Nature Neuroscience 22). A step of no
+    length, as between frames stored twice, has no direction and is left out.
+
+    Args:
+      run: float [T, F], rows of unit norm.
+
+    Returns:
+      From 0 to 180; None where fewer than two steps have a direction.
+    """
+    steps = np.diff(run, axis=0)
+    lengths = np.linalg.norm(steps, axis=1, keepdims=True)
+    moves = lengths[:, 0] ** 2 > _ALIKE
+    steps = steps[moves] / lengths[moves]
+    if len(steps) < 2:
+        return None
+    cosines = np.sum(steps[1:] * steps[:-1], axis=1)
+    return float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).mean())
 
 
 def order_consistency(run: np.ndarray) -> float:

@@ -29,12 +29,16 @@ _TIME_RANGE = (0.0, 0.93)  # of viridis: its last yellow cannot be seen on white
 _FIGURES = (
     ("neighbour_cosine", "neighbours"),
     ("other_cosine", "others"),
+    ("relative_step", "step"),
+    ("curvature", "curvature"),
     ("order_tau", "order"),
     ("effective_rank", "rank"),
 )
 EXPLANATION = {
     "neighbour_cosine": "neighbours: mean cosine of neighbouring frames (near 1 is smooth)",
     "other_cosine": "others: of frames of different videos (far below is better)",
+    "relative_step": "step: squared distance of neighbours over that of videos (small is better)",
+    "curvature": "curvature: mean angle between steps of the path in degrees (less is smoother)",
     "order_tau": "order: Kendall's tau of time and the walk to the most similar frame (1 is in order)",
     "effective_rank": "rank: dimensions in use",
 }
@@ -60,7 +64,7 @@ def figures_line(found: dict[str, float]) -> str:
     shown = []
     for name, word in _FIGURES:
         if name in found:
-            digits = 1 if name == "effective_rank" else 3
+            digits = {"effective_rank": 1, "curvature": 0, "relative_step": 4}.get(name, 3)
             shown.append(f"{word} {found[name]:.{digits}f}")
     return "   ".join(shown)
 

@@ -17,6 +17,10 @@ def _unit(run):
     return run / np.linalg.norm(run, axis=1, keepdims=True)
 
 
+def _angle(a, b):
+    return np.degrees(np.arccos(a @ b / np.linalg.norm(a) / np.linalg.norm(b)))
+
+
 def test_equals_loops_over_pairs():
     runs = _runs()
     found = coherence.coherence_figures(runs)
@@ -51,6 +55,14 @@ def test_equals_loops_over_pairs():
     assert found["effective_rank"] == pytest.approx(
         np.exp(stats.entropy(values / values.sum())), rel=1e-5
     )
+    assert found["relative_step"] == pytest.approx(
+        found["alignment"] / (2 - 2 * np.mean(others)), rel=1e-5
+    )
+    angles = [
+        np.mean([_angle(run[t + 1] - run[t], run[t + 2] - run[t + 1]) for t in range(len(run) - 2)])
+        for run in units[:3]
+    ]
+    assert found["curvature"] == pytest.approx(np.mean(angles), abs=1e-5)
     assert found["order_tau"] == pytest.approx(
         np.mean([coherence.order_consistency(run) for run in units[:3]]), abs=1e-6
     )
@@ -103,6 +115,23 @@ def test_collapse_and_spread():
     assert coherence.effective_rank(np.zeros((3, 2))) == 0
 
 
+def test_curvature_in_closed_form():
+    # On an arc of one degree a frame each step turns by one degree; on a great circle there and back by
+    # 180 degrees once; a frame stored twice is no step.
+    at = np.radians(np.arange(20.0))
+    arc = np.stack([np.cos(at), np.sin(at), 0 * at], axis=1)
+    assert coherence.curvature(arc) == pytest.approx(1, abs=1e-6)
+    assert coherence.curvature(np.repeat(arc, 2, axis=0)) == pytest.approx(1, abs=1e-6)
+    assert coherence.curvature(np.concatenate([arc[:3], arc[1::-1]])) == pytest.approx(182 / 3)
+    assert coherence.curvature(arc[:2]) is None
+    assert coherence.curvature(np.repeat(arc[:2], 9, axis=0)) is None
+    # Independent noise: steps e2 - e1 and e3 - e2 have cosine -1/2. A random walk: none.
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(4000, 200))
+    assert coherence.curvature(noise) == pytest.approx(120, abs=0.5)
+    assert coherence.curvature(np.cumsum(noise, axis=0)) == pytest.approx(90, abs=0.5)
+
+
 def test_rotation_and_scale_do_not_matter():
     runs = _runs(1)
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(7, 7)))[0]
@@ -117,7 +146,7 @@ def test_short_and_bad_input():
     assert set(coherence.coherence_figures(_runs(0, (1, 1)))) == of_others
     assert set(coherence.coherence_figures(_runs(0, (2,)))) == of_pairs
     found = set(coherence.coherence_figures(_runs(0, (3, 2))))
-    assert found == of_others | of_pairs | {"cosine_at.2"}
+    assert found == of_others | of_pairs | {"cosine_at.2", "curvature", "relative_step"}
     with pytest.raises(ValueError, match="at least one video"):
         coherence.coherence_figures([])
     with pytest.raises(ValueError, match="NaN"):

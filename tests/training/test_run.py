@@ -24,7 +24,7 @@ MONITORED = {"knn.top1", "knn.top5"} | {
     f"coherence.{name}"
     for name in (
         "neighbour_cosine other_cosine cosine_at.1 cosine_at.2 cosine_at.4 cosine_at.8 order_tau "
-        "alignment uniformity effective_rank"
+        "alignment uniformity effective_rank relative_step curvature"
     ).split()
 }
 
