@@ -43,6 +43,22 @@ VARIANTS = {
     "nce, adamw": {"loss": "nce", "temperature": 0.07},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.03},
     "squash": {"resize_mode": "squash"},
+    "batch 16": {"batch_size": 16},
+    "batch 16, crop from 0.4, own": {"batch_size": 16, "min_crop": 0.4, "own_crops": "true"},
+    "batch 8, crop from 0.4, own": {"batch_size": 8, "min_crop": 0.4, "own_crops": "true"},
+    "batch 8, crop from 0.4, own, T 0.2": {
+        "batch_size": 8,
+        "min_crop": 0.4,
+        "own_crops": "true",
+        "temperature": 0.2,
+    },
+    "batch 8, no rotation": {"batch_size": 8, "rotation_weight": 0},
+    "batch 8, crop from 0.4, own, no rotation": {
+        "batch_size": 8,
+        "min_crop": 0.4,
+        "own_crops": "true",
+        "rotation_weight": 0,
+    },
 }
 EVERY = 4  # of so many groups one is held out
 FIGURES = ("knn.top1", "linear.top1", "retrieval.r1", "coherence.effective_rank")
@@ -71,14 +87,16 @@ def pretrain(work: Work, arguments, name: str) -> str:
     data = [folder for folder in data if os.path.exists(os.path.join(folder, "manifest.json"))]
     changes = VARIANTS[name]
     flags = [f"--flagfile={os.path.join(harness.ROOT, 'experiments', 'pretrain.flags')}"]
-    settings = {"num_negatives": arguments.num_negatives} | (
-        {} if changes is None else BASE | changes
-    )
-    settings |= {
+    settings = {
         "data": ",".join(data), "workdir": workdir, "steps": arguments.steps,
         "epochs": arguments.epochs, "image_size": arguments.image_size,
         "batch_size": arguments.batch_size, "seed": arguments.seed,
+        "num_negatives": arguments.num_negatives,
     }  # fmt: skip
+    if changes is not None:
+        settings |= BASE | changes
+        # The same number of samples, and of updates the more.
+        settings["steps"] = arguments.steps * arguments.batch_size // settings["batch_size"]
     work.run("train", *flags, *(f"--{flag}={value}" for flag, value in settings.items()))
     return workdir
 
@@ -90,7 +108,7 @@ def main() -> None:
         ("data", "", "folder of the videos and their lists"),
         ("work", "", "folder for shards, runs and scores; a temporary one by default"),
         ("variants", ";".join(VARIANTS), "names of the table, parted by ;"),
-        ("steps", 520, "steps of each run"),
+        ("steps", 520, "steps of each run at the common batch size"),
         ("epochs", 50, "epochs that the schedules are laid over"),
         ("batch_size", 32, "global batch size"),
         ("num_negatives", 256, "negatives where a variant does not say"),
