@@ -35,6 +35,7 @@ VARIANTS = {
     "T 0.07": {"temperature": 0.07},
     "T 0.2": {"temperature": 0.2},
     "no rotation": {"rotation_weight": 0},
+    "rotation 10": {"rotation_weight": 10},
     "mined": {"mining": "true"},
     "K 64": {"num_negatives": 64},
     "rate 0.0003": {"learning_rate": 0.0003},

@@ -59,14 +59,15 @@ def figures(collection: Collection) -> dict[str, float]:
     return coherence.coherence_figures([collection.vectors[path] for path in collection.paths()])
 
 
-def figures_line(found: dict[str, float]) -> str:
-    """Those figures that stand under a panel, in one line."""
+def figures_line(found: dict[str, float], *, in_a_line: int = len(_FIGURES)) -> str:
+    """Those figures that stand under a panel, at most so many in a line."""
     shown = []
     for name, word in _FIGURES:
         if name in found:
             digits = {"effective_rank": 1, "curvature": 0, "relative_step": 4}.get(name, 3)
             shown.append(f"{word} {found[name]:.{digits}f}")
-    return "   ".join(shown)
+    lines = [shown[start : start + in_a_line] for start in range(0, len(shown), in_a_line)]
+    return "\n".join("   ".join(line) for line in lines)
 
 
 def explanations(found: dict[str, float]) -> list[str]:
@@ -160,7 +161,7 @@ def draw(axes, collection: Collection, places: np.ndarray):
     for spine in axes.spines.values():
         spine.set_color("#C8C8C8")
     axes.set_title(title(collection.encoder), fontsize=11, parse_math=False)
-    axes.set_xlabel(figures_line(figures(collection)), fontsize=9)
+    axes.set_xlabel(figures_line(figures(collection), in_a_line=3), fontsize=9)
     return points
 
 

@@ -131,3 +131,6 @@ def test_figures_are_those_of_the_vectors_by_video():
     assert figures["other_cosine"] == pytest.approx(cross.mean(), rel=1e-4)
     line = space_panel.figures_line(figures)
     assert f"neighbours {figures['neighbour_cosine']:.3f}" in line and "others" in line
+    assert f"curvature {figures['curvature']:.0f}" in line and "\n" not in line
+    wrapped = space_panel.figures_line(figures, in_a_line=3)
+    assert wrapped.replace("\n", "   ") == line and wrapped.count("\n") == 1
