@@ -14,6 +14,8 @@ import tensorflow as tf
 from tce_tf.modeling import checkpoint_files
 
 STEPS = 10
+# After some 90 steps TensorFlow schedules ops otherwise, and a resumed run counts from its start.
+MANY_STEPS = 300
 # Four steps an epoch, so that checkpoints 3, 6 and 9 lie inside one.
 FLAGS = (
     "--image_size=32 --batch_size=8 --num_negatives=8 --epochs=3 --log_every=1 --checkpoint_every=3 "
@@ -22,7 +24,7 @@ FLAGS = (
 VARYING = ("frames_per_second", "input_wait_fraction")
 
 
-def start(data, workdir):
+def start(data, workdir, *more):
     command = [
         sys.executable,
         "-m",
@@ -30,6 +32,7 @@ def start(data, workdir):
         f"--data={data}",
         f"--workdir={workdir}",
         *FLAGS,
+        *more,
     ]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
@@ -39,9 +42,9 @@ def logged_steps(workdir):
     return open(path, encoding="utf-8").read().count("\n") if os.path.exists(path) else 0
 
 
-def stop_at(data, workdir, step, number):
+def stop_at(data, workdir, step, number, *more):
     """Sends a signal when a step has been logged; returns the process's code and stderr."""
-    process = start(data, workdir)
+    process = start(data, workdir, *more)
     deadline = time.monotonic() + 200
     while logged_steps(workdir) < step and process.poll() is None:
         assert time.monotonic() < deadline
@@ -50,9 +53,9 @@ def stop_at(data, workdir, step, number):
     return process.wait(), process.stderr.read()
 
 
-def finish(data, workdir):
+def finish(data, workdir, *more, steps=STEPS):
     """Runs to the end; returns stderr, the lines of metrics.jsonl and every tensor of the end."""
-    process = start(data, workdir)
+    process = start(data, workdir, *more)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     with open(os.path.join(workdir, "metrics.jsonl"), encoding="utf-8") as file:
@@ -61,16 +64,16 @@ def finish(data, workdir):
         for name in VARYING:
             line.pop(name)
     reader = tf.train.load_checkpoint(
-        checkpoint_files.prefix_of(checkpoint_files.folder_of(workdir), STEPS)
+        checkpoint_files.prefix_of(checkpoint_files.folder_of(workdir), steps)
     )
     # The object graph is left out: its serialized form is not a number of the run.
     names = [n for n in reader.get_variable_to_shape_map() if n != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     return stderr, lines, {name: reader.get_tensor(name) for name in names}
 
 
-def assert_same(run, other):
+def assert_same(run, other, steps=STEPS):
     assert run[1] == other[1]
-    assert [line["step"] for line in run[1]] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in run[1]] == list(range(1, steps + 1))
     assert run[2].keys() == other[2].keys() and len(run[2]) > 100
     assert any("bank/embeddings" in name for name in run[2])
     for name, value in run[2].items():
@@ -98,6 +101,17 @@ def test_terminated_and_killed_it_ends_as_if_it_had_not_been(whole, synthetic_sh
     resumed = finish(data, workdir)
     assert "resumed from step" in resumed[0]
     assert_same(whole, resumed)
+
+
+@pytest.mark.slow
+def test_a_run_of_hundreds_of_steps_repeats_killed_or_not(synthetic_shards, tmp_path):
+    data, runs = synthetic_shards["train"], [str(tmp_path / name) for name in "abc"]
+    more = [f"--steps={MANY_STEPS}", f"--epochs={MANY_STEPS // 4}", "--checkpoint_every=50"]
+    stop_at(data, runs[2], 170, signal.SIGKILL, *more)
+    first, *others = [finish(data, run, *more, steps=MANY_STEPS) for run in runs]
+    assert "resumed from step 150" in others[1][0]
+    for other in others:
+        assert_same(first, other, MANY_STEPS)
 
 
 @pytest.mark.slow
