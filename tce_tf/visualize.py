@@ -4,7 +4,8 @@ r"""Shows the space that an encoder learned: the frames of videos as paths in a 
     python -m tce_tf.visualize --encoder=exported/a --input=video.mp4 --output=space.mp4
     python -m tce_tf.visualize --encoder=exported/a --input=videos --output=space.html
 
-Frames that an encoder finds alike lie together (t-SNE); a video's frames are joined in order. Every
+Frames that an encoder finds alike lie together; a video's frames are joined in order. t-SNE keeps
+neighbours, --projection=pca keeps distances: there one sees how far a path leads and how it bends. Every
 --encoder has a panel of its own, with figures of how its vectors follow time (see evaluate's protocol
 coherence). .png is a picture, .gif and .mp4 show the current frame beside its moving marker,
 .html is a page to walk through: frames under the mouse, videos that play along their path, search by
@@ -50,6 +51,14 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         lower_bound=0,
         **common,
     )
+    flags.DEFINE_enum(
+        "projection",
+        "tsne",
+        ("tsne", "pca"),
+        "What makes a plane of the vectors: t-SNE, which keeps neighbours together, or the first two "
+        "principal components, which keep distances.",
+        **common,
+    )
     flags.DEFINE_float(
         "variance",
         0.95,
@@ -87,7 +96,9 @@ def main(values: flags.FlagValues) -> None:
         show_progress=True,
     )
     places = [
-        projection.project(
+        projection.principal_plane(part.vectors)
+        if values.projection == "pca"
+        else projection.project(
             part.vectors,
             seed=values.seed,
             variance=values.variance,

@@ -4,10 +4,12 @@ import json
 import os
 import re
 
+import numpy as np
 import pytest
 from PIL import Image
+from sklearn import decomposition
 
-from tce_tf import command, visualize
+from tce_tf import command, embed, visualize
 from tce_tf.data import synthetic
 
 
@@ -39,6 +41,27 @@ def test_two_encoders_of_a_folder(clips, tmp_path, capsys):
         assert image.width > image.height > 400
     visualize.main(command.parse(visualize.define_flags, arguments))
     assert output.read_bytes() == first
+
+
+def test_the_plane_of_principal_components(clips, tmp_path):
+    """Its places, in the page's data, against scikit-learn on the vectors that embed writes."""
+    output, vectors = tmp_path / "space.html", tmp_path / "vectors.npz"
+    common = ["--encoder=none", "--image_size=32", f"--input={clips}"]
+    values = command.parse(
+        visualize.define_flags, [*common, "--projection=pca", f"--output={output}"]
+    )
+    visualize.main(values)
+    data = json.loads(re.search(r'id="data">(.*?)<', output.read_text("utf-8"))[1])
+    embed.main(command.parse(embed.define_flags, [*common, f"--output={vectors}"]))
+    features = np.load(vectors)["features"]
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    wanted = decomposition.PCA(2).fit_transform(features)
+    found = np.stack([data["encoders"][0][axis] for axis in "xy"], axis=1)
+    distances = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (found, wanted)]
+    # The page keeps places in whole steps of its own scale.
+    np.testing.assert_allclose(
+        distances[0] / distances[0].max(), distances[1] / distances[1].max(), atol=2e-3
+    )
 
 
 def test_a_gif_of_one_video(clips, tmp_path):

@@ -1,6 +1,8 @@
-"""Where do vectors lie in a plane? One PCA that keeps the asked variance, then t-SNE, fixed by a seed.
+"""Where do vectors lie in a plane? PCA that keeps the asked variance, then t-SNE; or PCA alone.
 
-t-SNE (van der Maaten and Hinton 2008) keeps neighbours together; distances of far groups say little.
+t-SNE (van der Maaten and Hinton 2008) keeps neighbours together and gives every neighbourhood the same
+room: distances of far groups, and how far a step leads, cannot be read from it. The plane of the first
+two principal components keeps these, as far as they lie in it.
 """
 
 import numpy as np
@@ -26,17 +28,30 @@ def project(
     Raises:
       ValueError: no vectors, or values that are not finite.
     """
-    vectors = np.asarray(vectors, np.float32)
-    if vectors.ndim != 2 or not len(vectors) or not np.isfinite(vectors).all():
-        raise ValueError(f"vectors must be finite, [n, F] with n from 1; got {vectors.shape}")
+    vectors = _checked(vectors)
     # Parallel sums come in another order each time, and t-SNE makes another picture of a last digit.
     with threadpoolctl.threadpool_limits(1):
         kept = keep_variance(vectors, variance)
         if len(vectors) < _FEWEST or not kept.shape[1]:
-            places = np.zeros((len(vectors), 2), np.float32)
-            places[:, : kept.shape[1]] = kept[:, :2]
-            return places
+            return _two(kept)
         return _tsne(kept, seed, perplexity)
+
+
+def principal_plane(vectors: np.ndarray) -> np.ndarray:
+    """The first two principal components, one unit of the plane being one of the vectors.
+
+    Args:
+      vectors: float [n, F], n from 1.
+
+    Returns:
+      float32 [n, 2]; zeros where all vectors are the same.
+
+    Raises:
+      ValueError: no vectors, or values that are not finite.
+    """
+    vectors = _checked(vectors)
+    with threadpoolctl.threadpool_limits(1):
+        return _two(keep_variance(vectors, 1.0))
 
 
 def keep_variance(vectors: np.ndarray, variance: float) -> np.ndarray:
@@ -60,6 +75,20 @@ def keep_variance(vectors: np.ndarray, variance: float) -> np.ndarray:
     # randomised one.
     pca = decomposition.PCA(variance if variance < 1 else None)
     return pca.fit_transform(centred).astype(np.float32)
+
+
+def _checked(vectors: np.ndarray) -> np.ndarray:
+    vectors = np.asarray(vectors, np.float32)
+    if vectors.ndim != 2 or not len(vectors) or not np.isfinite(vectors).all():
+        raise ValueError(f"vectors must be finite, [n, F] with n from 1; got {vectors.shape}")
+    return vectors
+
+
+def _two(components: np.ndarray) -> np.ndarray:
+    """The first two columns, zeros where there are fewer."""
+    places = np.zeros((len(components), 2), np.float32)
+    places[:, : components.shape[1]] = components[:, :2]
+    return places
 
 
 def _tsne(vectors: np.ndarray, seed: int, perplexity: float) -> np.ndarray:

@@ -62,6 +62,20 @@ def test_groups_stay_together_and_a_path_stays_a_path():
     assert steps.max() < 0.2 * others.max()
 
 
+def test_the_principal_plane_keeps_distances():
+    """Vectors that lie in a plane of 20 dimensions, far from the origin, and one step off it."""
+    rng = np.random.default_rng(0)
+    flat = rng.normal(size=(50, 2)) * (3, 1)
+    basis = np.linalg.qr(rng.normal(size=(20, 3)))[0].T
+    places = projection.principal_plane(flat @ basis[:2] + 5 * basis[2])
+    assert places.dtype == np.float32
+    between = [np.linalg.norm(x[:, None] - x[None], axis=2) for x in (flat, places)]
+    np.testing.assert_allclose(between[1], between[0], atol=1e-4)
+    wide = axes_of([5.0, 3.0, 1.0])
+    variances = projection.principal_plane(wide).astype(np.float64).var(axis=0)
+    np.testing.assert_allclose(variances, [5, 3], rtol=1e-5)
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 20])
 def test_few_rows(rows):
     data = np.random.default_rng(0).normal(size=(rows, 6)).astype(np.float32)
@@ -78,6 +92,8 @@ def test_few_rows(rows):
 
 def test_equal_vectors_and_a_line():
     assert not projection.project(np.full((9, 4), 0.3)).any()
+    assert not projection.principal_plane(np.full((9, 4), 0.3)).any()
+    np.testing.assert_array_equal(projection.principal_plane([[1.0, 2.0]]), [[0, 0]])
     line = np.outer(np.arange(30), np.ones(4))
     assert np.isfinite(projection.project(line)).all()
 
