@@ -154,6 +154,10 @@ def _describe(record: bytes, offset: int) -> tuple[dict, np.ndarray, str | None]
     header = pictures.read_jpeg_header(first)
     if header is None:
         raise shard_format.FormatError(f"the frames of the record at byte {offset} are not JPEG")
+    try:
+        pictures.check_pixels(header.height, header.width)
+    except pictures.VideoError as error:
+        raise shard_format.FormatError(f"{error}: the record at byte {offset}") from error
     label = number(shard_format.LABEL_INDEX, None)
     entry = {
         "name": text(shard_format.MEDIA_ID) or "",

@@ -6,13 +6,13 @@ folder's videos that readers need; the records repeat it for readers of other pr
 
 import dataclasses
 import json
-import math
 
 from tce_tf import errors
-from tce_tf.data import storage
+from tce_tf.data import pictures, storage
 
 FORMAT_VERSION = 1
 FILE_NAME = "manifest.json"
+_MAX_COUNT = 2**31 - 1  # frames of a video, rows of a bank, Hz: beyond what can be meant
 
 # key -> accepted types. bool is an int in Python, so it is told apart explicitly in `_check`.
 _VIDEO_FIELDS = {
@@ -148,6 +148,8 @@ def parse(document: object, path: str) -> Manifest:
     class_names = manifest.class_names
     if not all(isinstance(name, str) for name in class_names):
         raise _bad(path, "class_names", "holds something other than names")
+    if not 0 <= manifest.num_rows <= _MAX_COUNT:
+        raise _bad(path, "num_rows", f"is {manifest.num_rows}")
     if len(set(class_names)) != len(class_names):
         raise _bad(path, "class_names", "names a class twice")
     for position, shard in enumerate(manifest.shards):
@@ -170,9 +172,11 @@ def parse(document: object, path: str) -> Manifest:
             raise _bad(path, where, f"has video_index {row}, not between {last_row} and num_rows")
         if min(video["num_frames"], video["height"], video["width"]) < 1:
             raise _bad(path, where, "has no frames or no size")
-        if max(video["num_frames"], video["height"], video["width"]) >= 2**31:
+        # Readers make room for what a manifest claims.
+        size = video["height"] * video["width"]
+        if video["num_frames"] > _MAX_COUNT or size > pictures.MAX_SOURCE_PIXELS:
             raise _bad(path, where, "has an impossible number of frames or size")
-        if not math.isfinite(rate) or rate < 0:
+        if not 0 <= rate <= _MAX_COUNT:
             raise _bad(path, where, f"has frame_rate {rate}")
         if label is not None and not 0 <= label < len(class_names):
             raise _bad(path, where, f"has label {label} of {len(class_names)} classes")

@@ -6,11 +6,13 @@ Sample aspect ratio is ignored, as OpenCV, decord and torchvision do. JPEGs are 
 libjpeg-turbo (simplejpeg) with 4:2:0 chroma: the same bytes for the same picture and quality.
 """
 
+import contextlib
 import dataclasses
 import os
 import struct
 import threading
 import warnings
+from collections.abc import Iterator
 
 import av
 import numpy as np
@@ -20,6 +22,10 @@ from PIL import Image, ImageOps
 
 MAX_SOURCE_PIXELS = 2**26  # 8192 x 8192: what a header may claim before any memory is taken
 MAX_JPEG_SIDE = 65_500  # libjpeg's own limit
+_TOO_LARGE = f"more than the {MAX_SOURCE_PIXELS} px this program decodes"
+# What frame folders hold. Pillow knows a file by its content, whatever its name, and for some other
+# formats (PostScript) it starts programs.
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
 _local = threading.local()
 _INTERPOLATION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -56,7 +62,8 @@ class Sizing:
         """The stored (height, width) of frames that are `height` x `width` px.
 
         Raises:
-          VideoError: the aspect is so extreme that no JPEG can hold the result.
+          VideoError: the aspect is so extreme that no JPEG can hold the result, or no reader would
+            take it.
         """
         if self.fits(height, width):
             return height, width
@@ -71,6 +78,8 @@ class Sizing:
             raise VideoError(
                 f"{width}x{height} px with a short side of {short} would be {long} px long"
             )
+        if short * long > MAX_SOURCE_PIXELS:
+            raise VideoError(f"{width}x{height} px with a short side of {short} is {_TOO_LARGE}")
         return (short, long) if height <= width else (long, short)
 
 
@@ -83,9 +92,7 @@ def check_pixels(height: int, width: int) -> None:
     if height < 1 or width < 1:
         raise VideoError("the picture size is missing")
     if height * width > MAX_SOURCE_PIXELS:
-        raise VideoError(
-            f"{width}x{height} px is more than the {MAX_SOURCE_PIXELS} px this program decodes"
-        )
+        raise VideoError(f"{width}x{height} px is {_TOO_LARGE}")
 
 
 def reformat(frame: av.VideoFrame, height: int, width: int, pixel_format: str) -> av.VideoFrame:
@@ -165,6 +172,26 @@ def read_jpeg_header(data: bytes) -> JpegHeader | None:
     return None
 
 
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[Image.Image]:
+    """A picture file in Pillow, its claimed size checked; any fault is a VideoError that names it."""
+    name = os.path.basename(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning; check_pixels decides
+            with Image.open(path, formats=_FORMATS) as picture:
+                check_pixels(picture.height, picture.width)
+                yield picture
+    except VideoError as error:
+        raise VideoError(f"{name}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise VideoError(f"{name}: {_TOO_LARGE}") from error
+    # Its readers of the formats raise whatever a damaged file leads them to.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "")
+        raise VideoError(f"{name}: {reason or type(error).__name__}") from error
+
+
 def load_picture(path: str) -> np.ndarray:
     """Decodes a picture file (JPEG, PNG, BMP, WebP, ...), Exif rotation applied.
 
@@ -174,21 +201,8 @@ def load_picture(path: str) -> np.ndarray:
     Raises:
       VideoError: empty, truncated, no picture, or too large; the message names the file.
     """
-    name = os.path.basename(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own size warning; check_pixels decides
-            with Image.open(path) as picture:
-                check_pixels(picture.height, picture.width)
-                return np.asarray(_eight_bit(ImageOps.exif_transpose(picture)).convert("RGB"))
-    except VideoError as error:
-        raise VideoError(f"{name}: {error}") from error
-    except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0].replace(f" {path!r}", "")
-        raise VideoError(f"{name}: {reason}") from error
-    # Pillow's format readers raise these on files that are damaged in their own way.
-    except (ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise VideoError(f"{name}: {error}") from error
+    with _opened(path) as picture:
+        return np.asarray(_eight_bit(ImageOps.exif_transpose(picture)).convert("RGB"))
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:
@@ -237,12 +251,10 @@ def picture_size(path: str) -> tuple[int, int]:
         if header and header.plain:
             check_pixels(header.height, header.width)
             return header.height, header.width
-        with warnings.catch_warnings(), Image.open(path) as picture:
-            warnings.simplefilter("ignore")
-            check_pixels(picture.height, picture.width)
-            width, height = picture.size
-            # Exif orientations 5 to 8 exchange the sides.
-            return (width, height) if picture.getexif().get(0x0112, 1) >= 5 else (height, width)
-    except (VideoError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).replace(f" {path!r}", "")
+    except (VideoError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise VideoError(f"{os.path.basename(path)}: {reason}") from error
+    with _opened(path) as picture:
+        width, height = picture.size
+        # Exif orientations 5 to 8 exchange the sides.
+        return (width, height) if picture.getexif().get(0x0112, 1) >= 5 else (height, width)

@@ -120,16 +120,16 @@ def _load_index(path: str, num_frames: int) -> np.ndarray:
     Raises:
       errors.UserError: missing, damaged, or not as long as the manifest's videos.
     """
+    content = io.BytesIO(storage.read_bytes(path)) if remote.is_remote(path) else path
+    # An empty file cannot be mapped.
+    mode = "r" if num_frames and not remote.is_remote(path) else None
     try:
-        if remote.is_remote(path):
-            index = np.load(io.BytesIO(storage.read_bytes(path)), allow_pickle=False)
-        elif num_frames:
-            index = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-        else:  # an empty file cannot be mapped
-            index = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        index = np.asarray(np.load(content, mmap_mode=mode, allow_pickle=False))
+    # What a header makes NumPy raise is not only its ValueError: tokenize's errors, MemoryError, ...
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise errors.UserError(
-            f"{path} is damaged ({error}); delete it and run make_tfrecords again"
+            f"{path} is damaged ({reason}); delete it and run make_tfrecords again"
         ) from error
     if index.dtype != shard_format.INDEX_DTYPE or index.shape != (num_frames,):
         raise errors.UserError(

@@ -71,6 +71,7 @@ class ShardReader:
         self.class_names: list[str] = []
         self.num_rows = 0
         self._shard_paths: list[str] = []
+        self._shard_lengths: list[int] = []
         self._index_paths: list[str] = []
         self._files: list[ShardFile | None] = []
         self._lock = threading.Lock()
@@ -125,6 +126,7 @@ class ShardReader:
                     f"{shard['length']}; delete it and run make_tfrecords again"
                 )
             self._shard_paths.append(storage.join(folder, path))
+            self._shard_lengths.append(shard["length"])
             self._index_paths.append(storage.join(folder, index))
             self._files.append(None)
 
@@ -188,8 +190,17 @@ class ShardReader:
         ranges, crcs = [], []
         bounds = np.flatnonzero(np.diff(shards[order])) + 1
         for members in np.split(order, bounds):
-            file = self._open(int(shards[members[0]]))
-            for offset, length, crc, _ in file.index[index_rows[members]].tolist():
+            shard = int(shards[members[0]])
+            file = self._open(shard)
+            rows = file.index[index_rows[members]]
+            beyond = rows["offset"] + rows["length"].astype(np.uint64) > self._shard_lengths[shard]
+            # A sum of 64 bits may wrap around.
+            beyond |= rows["offset"] > self._shard_lengths[shard]
+            if beyond.any():
+                member = members[np.argmax(beyond)]
+                fault = "its index leads out of the file"
+                raise self._frame_error(videos[member], frames[member], fault)
+            for offset, length, crc, _ in rows.tolist():
                 ranges.append((file, offset, length))
                 crcs.append(crc)
         jpegs: list[bytes] = [b""] * len(videos)

@@ -15,6 +15,17 @@ from tce_tf.data.pictures import VideoError
 FRAME_FOLDER_FPS = 25.0  # pictures carry no time; 25 is UCF101's rate
 PICTURE_EXTENSIONS = frozenset(".jpg .jpeg .png .bmp .webp .tif .tiff .ppm .pgm .gif".split())
 
+# Formats whose files name others: a video from anywhere must not have a private one read instead.
+_PLAYLISTS = frozenset("concat dash hls image2 imf lavfi rtsp sdp webm_dash_manifest".split())
+# With `file:` before the path, neither a file's name nor its content opens anything but it.
+_CONTAINER_OPTIONS = {
+    "protocol_whitelist": "file",
+    "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
+}
+# Checked by the decoders themselves, so that a picture which claims more than its container does
+# (or than the first picture) takes no memory either.
+_CODEC_OPTIONS = {"max_pixels": str(pictures.MAX_SOURCE_PIXELS)}
+
 av.logging.set_level(None)  # damage is reported by us, once a video, with its name
 
 
@@ -122,6 +133,12 @@ class Source:
             except av.error.InvalidDataError as error:
                 self.damaged(error.strerror)
                 smeared, decoded = True, []
+            except av.error.ArgumentError:  # what `max_pixels` gives, among others
+                self.damaged(
+                    f"a frame is damaged, or more than the {pictures.MAX_SOURCE_PIXELS} px this "
+                    "program decodes"
+                )
+                smeared, decoded = True, []
             for frame in decoded:
                 smeared = (smeared and not frame.key_frame) or frame.is_corrupt
                 if not smeared:
@@ -181,12 +198,12 @@ def open_video(path: str):
     """Opens a video file and nothing else.
 
     Raises:
-      VideoError: empty, unreadable or no video file.
+      VideoError: missing, empty, unreadable or no video file.
     """
+    if not os.path.isfile(path):  # opening a pipe would wait for its other end for ever
+        raise VideoError("it is no file" if os.path.exists(path) else "there is no such file")
     try:
-        # `file:` and the whitelist keep a file's name or content (a playlist called .mp4) from
-        # making libav open something else, over the network in the worst case.
-        return av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
+        return av.open(f"file:{path}", options=_CODEC_OPTIONS, container_options=_CONTAINER_OPTIONS)
     except av.error.FFmpegError as error:
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
         reason = "the file is empty" if empty else f"no readable video file ({error.strerror})"
@@ -214,6 +231,7 @@ def video_stream(container):
         pictures.check_pixels(context.height, context.width)
     stream.thread_type = "NONE"
     context.thread_count = 1
+    context.options = _CODEC_OPTIONS
     return stream
 
 

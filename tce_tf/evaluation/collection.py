@@ -248,7 +248,7 @@ def _read_npz(path: str) -> tuple[dict[str, np.ndarray], dict | None]:
 
 def _check(entry: object, fields: dict, path: str) -> None:
     for key, types in fields.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get(key), types):
+        if not isinstance(entry, dict) or key not in entry or not isinstance(entry[key], types):
             raise errors.UserError(f"{path} is damaged: no valid {key!r}")
 
 
