@@ -77,6 +77,12 @@ def embed(model, path: str, *, protocol: str, batch_size: int) -> dict[str, np.n
             if missing:
                 raise errors.UserError(f"the model gives {sorted(outputs)}: is it an encoder?")
             for name in ("features", "embeddings"):
+                shape = (len(images), *(parts[name] or [outputs[name]])[0].shape[1:])
+                if outputs[name].ndim != 2 or outputs[name].shape != shape:
+                    raise errors.UserError(
+                        f"the model answers {len(images)} frames by {name} of shape "
+                        f"{outputs[name].shape}: is it an encoder?"
+                    )
                 parts[name].append(outputs[name])
             parts["timestamps"].append(np.array(timestamps, np.int64))
     except pictures.VideoError as error:

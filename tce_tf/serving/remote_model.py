@@ -1,6 +1,11 @@
-"""How is a model in TF Serving asked? By its gRPC call Predict or by its REST API."""
+"""How is a model in TF Serving asked? By its gRPC call Predict or by its REST API.
+
+Frames go to the address given and nowhere else: no proxy that the environment names is used, and no
+redirection is followed. An answer is believed no further than its numbers go.
+"""
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -8,12 +13,25 @@ from collections.abc import Mapping
 
 import grpc
 import numpy as np
+from google.protobuf import message
 
 from tce_tf import errors
 from tce_tf.serving import messages
 
 # As many bytes as Python's gRPC allows: its default of 4 MB is a few dozen features of a ResNet-50.
-_UNLIMITED = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
+_CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class _NoRedirection(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_):
+        return None  # urllib then raises the answer as an HTTPError
+
+
+_open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirection).open
 
 
 class GrpcModel:
@@ -30,17 +48,16 @@ class GrpcModel:
         self._name = f"{server}: {model}"
         self._spec = {"model": model, "version": version}
         self._timeout = timeout
-        self._predict = grpc.insecure_channel(server, _UNLIMITED).unary_unary(
+        self._predict = grpc.insecure_channel(server, _CHANNEL).unary_unary(
             messages.PREDICT_METHOD,
             request_serializer=lambda request: request.SerializeToString(),
-            response_deserializer=messages.PredictResponse.FromString,
         )
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The outputs of a signature; strings are arrays of bytes.
 
         Raises:
-          errors.UserError: no answer, or the server's error.
+          errors.UserError: no answer, the server's error, or an answer that is no arrays.
         """
         request = messages.predict_request(inputs, signature=signature, **self._spec)
         try:
@@ -49,7 +66,10 @@ class GrpcModel:
             raise errors.UserError(
                 f"{self._name}: {error.code().name}: {error.details()}"
             ) from error
-        return messages.arrays(response.outputs)
+        try:
+            return messages.arrays(messages.PredictResponse.FromString(response).outputs)
+        except (ValueError, TypeError, MemoryError, message.DecodeError) as error:
+            raise _no_arrays(self._name) from error
 
 
 class RestModel:
@@ -68,13 +88,23 @@ class RestModel:
             self._url, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:
-                outputs = json.load(answer)["outputs"]
+            with _open(request, timeout=self._timeout) as answer:
+                body = answer.read()
         except urllib.error.HTTPError as error:
             raise errors.UserError(f"{self._name}: {error.code}: {_reason(error)}") from error
         except OSError as error:
             raise errors.UserError(f"{self._name}: {getattr(error, 'reason', error)}") from error
-        return {name: np.array(rows, np.float32) for name, rows in outputs.items()}
+        except (http.client.HTTPException, ValueError) as error:
+            raise errors.UserError(f"{self._name}: no HTTP server: {error!r}") from error
+        try:
+            outputs = json.loads(body)["outputs"]
+            return {name: np.array(rows, np.float32) for name, rows in outputs.items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise _no_arrays(self._name) from error
+
+
+def _no_arrays(name: str) -> errors.UserError:
+    return errors.UserError(f"{name}: the answer holds no arrays: is it TF Serving?")
 
 
 def _json(array: np.ndarray):

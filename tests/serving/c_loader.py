@@ -75,14 +75,19 @@ def answers_alone(path: str, requests: list[tuple[str, dict]]) -> list[dict | st
     Raises:
       AssertionError: the process ended badly, or held more of TensorFlow than its C library.
     """
+    return answers_and_peak(path, requests)[0]
+
+
+def answers_and_peak(path: str, requests: list[tuple[str, dict]]) -> tuple[list[dict | str], int]:
+    """As `answers_alone`, and the most memory that the process held, in bytes."""
     done = subprocess.run(
         [sys.executable, __file__, path],
         input=pickle.dumps(requests), capture_output=True, cwd="/", timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr.decode()
-    answers, loaded = pickle.loads(done.stdout)
+    answers, loaded, peak = pickle.loads(done.stdout)
     assert loaded == ["libtensorflow_cc.so.2", "libtensorflow_framework.so.2"]
-    return answers
+    return answers, peak
 
 
 class SavedModel:
@@ -232,7 +237,9 @@ def _main(path: str) -> None:
     with open("/proc/self/maps", encoding="utf-8") as file:
         files = {os.path.basename(line.split()[-1]) for line in file if "tensorflow" in line}
     loaded = sorted(files | {name for name in sys.modules if name.startswith("tensorflow")})
-    pickle.dump((answers, loaded), sys.stdout.buffer)
+    with open("/proc/self/status", encoding="utf-8") as file:  # rusage counts the parent's too
+        (peak,) = [int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")]
+    pickle.dump((answers, loaded, peak), sys.stdout.buffer)
 
 
 if __name__ == "__main__":

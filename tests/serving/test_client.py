@@ -111,6 +111,39 @@ def _clip(tmp_path_factory):
     return str(sorted(folder.glob("*/*.mp4"))[0])
 
 
+class Elsewhere:
+    """A server that counts who asks it, and answers the same to all."""
+
+    def __init__(self, status=200, body=b"", headers=()):
+        outer, self.asked = self, 0
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                outer.asked += 1
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                self.send_response(status)
+                for header in headers:
+                    self.send_header(*header)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_CONNECT = do_POST
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.HTTPServer(("localhost", 0), Handler)
+        self.address = f"localhost:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.http.shutdown()
+        self.http.server_close()
+
+
 def run(*arguments):
     """The exit code of the command, 0 where it just returns."""
     try:
@@ -179,3 +212,73 @@ def test_what_goes_wrong_is_one_line(protocol, stub, clip, tmp_path, capsys):
     assert run(*flags, server, "--model=tce", f"--input={tmp_path}/no.mp4") == 1
     assert f"error: --input={tmp_path}/no.mp4: " in capsys.readouterr().err
     assert run(*flags, server, f"--input={clip}") == 2
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_frames_pass_no_proxy_that_the_environment_names(
+    protocol, stub, clip, tmp_path, monkeypatch
+):
+    with Elsewhere() as proxy:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, f"http://{proxy.address}")
+        for name in ("no_proxy", "no_grpc_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        flags = [f"--protocol={protocol}", f"--server={getattr(stub, protocol)}", "--model=tce"]
+        assert run(*flags, f"--input={clip}", f"--output={tmp_path}/clip.npz") == 0
+        assert proxy.asked == 0
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_server_cannot_send_the_client_on(status, clip, tmp_path, capsys):
+    with Elsewhere(body=b'{"outputs": {}}') as other:
+        to = [("Location", f"http://{other.address}/v1/models/tce:predict")]
+        with Elsewhere(status, headers=to) as server:
+            flags = ["--protocol=rest", f"--server={server.address}", "--model=tce"]
+            assert run(*flags, f"--input={clip}", f"--output={tmp_path}/clip.npz") == 1
+            assert server.asked == 1
+        assert other.asked == 0
+    assert f"error: {server.address}: tce: {status}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xff", b"[]", b'{"outputs": [1]}', b'{"outputs": {"features": "x"}}', b"[" * 10**5,
+     b'{"outputs": {"features": [[1, 2], [3]]}}'],
+)  # fmt: skip
+def test_an_answer_without_arrays_is_one_line(body, clip, tmp_path, capsys):
+    with Elsewhere(body=body) as server:
+        flags = ["--protocol=rest", f"--server={server.address}", "--model=tce"]
+        assert run(*flags, f"--input={clip}", f"--output={tmp_path}/clip.npz") == 1
+    error = capsys.readouterr().err
+    assert error.endswith("the answer holds no arrays: is it TF Serving?\n"), error
+
+
+def test_a_grpc_server_is_believed_no_further(clip, tmp_path, capsys):
+    """Bytes that are no message; a tensor that claims more than there is; rows for other frames."""
+    import tensorflow as tf
+
+    small = tf.make_tensor_proto(np.zeros((3, 2), np.float32))
+    bomb = tf.make_tensor_proto(np.zeros((1, 2), np.float32))
+    bomb.tensor_shape.dim[0].size = 2**50
+    answers = []
+    for tensor in (bomb, small):
+        response = messages.PredictResponse()
+        for name in ("features", "embeddings"):
+            response.outputs[name] = tensor.SerializeToString()
+        answers.append(response.SerializeToString())
+    expected = ["no arrays", "no arrays", r"answers 10 frames by features of shape (3, 2)"]
+    for answer, message in zip([b"\xff\xff", *answers], expected, strict=True):
+        handler = grpc.unary_unary_rpc_method_handler(lambda *_, answer=answer: answer)
+        server = grpc.server(futures.ThreadPoolExecutor(1))
+        calls = {"Predict": handler}
+        service = grpc.method_handlers_generic_handler(
+            f"{messages.PACKAGE}.PredictionService", calls
+        )
+        server.add_generic_rpc_handlers([service])
+        address = f"localhost:{server.add_insecure_port('localhost:0')}"
+        server.start()
+        flags = [f"--server={address}", "--model=tce", f"--input={clip}"]
+        assert run(*flags, f"--output={tmp_path}/clip.npz") == 1
+        server.stop(None)
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1, error

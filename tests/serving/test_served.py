@@ -2,8 +2,8 @@
 
 import io
 import os
-import struct
 
+import bombs
 import c_loader
 import numpy as np
 import pytest
@@ -183,28 +183,27 @@ def test_what_is_no_image_fails_that_request_alone(exported_encoder):
     assert after["embeddings"].shape == (1, 16)
 
 
-def claiming(file, height, width):
-    """A JPEG or PNG whose header claims another size."""
-    if file.startswith(b"\x89PNG"):
-        return file[:16] + struct.pack(">II", width, height) + file[24:]
-    at = file.index(b"\xff\xc0") + 5
-    return file[:at] + struct.pack(">HH", height, width) + file[at + 4 :]
-
-
 def test_a_picture_that_claims_too_much_is_refused_before_memory_is_taken(exported_encoder):
     _, path = exported_encoder
     jpeg, png = (FORMATS[kind][0] for kind in ("jpeg", "png"))
-    bombs = [claiming(f, 60_000, 60_000) for f in (jpeg, png)]
+    refused = [bombs.claiming(f, 60_000, 60_000) for f in (jpeg, png)]
     # Just over the limit of 8192 x 8192; a side that is no positive 32-bit number; a header cut off.
-    bombs += [claiming(jpeg, 8193, 8192), claiming(png, 1, 2**31 + 1), png[:20]]
-    requests = [("serving_default", files(bomb)) for bomb in bombs]
-    answers = c_loader.answers_alone(path, [*requests, ("serving_default", files(jpeg))])
+    refused += [bombs.claiming(jpeg, 8193, 8192), bombs.claiming(png, 1, 2**31 + 1), png[:20]]
+    # A whole and valid one: without the limit its pixels would take 430 MB.
+    refused.append(bombs.png(12_000, 12_000))
+    requests = [("serving_default", files(bomb)) for bomb in refused]
+    normal = ("serving_default", files(jpeg))
+    _, usual = c_loader.answers_and_peak(path, [normal])
+    answers, peak = c_loader.answers_and_peak(path, [*requests, normal])
+    print(f"peak {usual / 1e6:.0f} MB without and {peak / 1e6:.0f} MB with them")
+    assert peak < usual + 100e6
     for answer in answers[:2]:
         assert "claims 60000 x 60000 px: at most 67108864 px are decoded" in answer
     assert "claims 8192 x 8193 px" in answers[2]
     assert "at most 67108864 px" in answers[3]
     assert "a PNG that ends within its header" in answers[4]
-    assert answers[5]["embeddings"].shape == (1, 16)
+    assert "claims 12000 x 12000 px" in answers[5]
+    assert answers[6]["embeddings"].shape == (1, 16)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "classifier"])
