@@ -12,6 +12,7 @@ gets a `FlagValues` of its own, made when it starts:
 
 import dataclasses
 import inspect
+import io
 import logging as logging_of_python
 import math
 import os
@@ -49,11 +50,25 @@ def parse(
     except UnicodeDecodeError as error:
         raise errors.UserError("--flagfile: not a text file of flags") from error
     for name in values:
-        if isinstance(values[name].value, float) and not math.isfinite(values[name].value):
-            raise flags.Error(f"flag --{name}={values[name].value}: must be a finite number")
+        value = values[name].value
+        if isinstance(value, float) and not math.isfinite(value):
+            raise flags.Error(f"flag --{name}={value}: must be a finite number")
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and not _is_text(text):
+                raise flags.Error(
+                    f"flag --{name}={text!a}: is not UTF-8 text; rename what it names"
+                )
     if stray:
         raise flags.Error(f"unexpected argument '{stray[0]}': every option starts with --")
     return values
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()  # fails on what stands for bytes that are no UTF-8
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
 
 
 def define_from_dataclass(cls: type, flag_values: flags.FlagValues) -> None:
@@ -132,6 +147,11 @@ def run(
     program = f"python -m {module.__spec__.name}" if module.__spec__ else sys.argv[0]
     logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_printable_arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # names in a locale that lacks their letters
     # absl's global flags stay unused; unless marked it warns of logging before they are parsed.
     flags.FLAGS.mark_as_parsed()
     # It reports every all-reduce it lays out; what a user should know of it comes as a warning.
@@ -162,8 +182,24 @@ def run(
         if error.filename is None:  # no file or folder of the user's
             raise
         _fail(f"{error.filename}: {error.strerror}", 1)
+    except Exception as error:
+        # TensorFlow's own MemoryError; nothing here may import it for that.
+        tensorflow = sys.modules.get("tensorflow")
+        oom = tensorflow.errors.ResourceExhaustedError if tensorflow else MemoryError
+        if not isinstance(error, MemoryError | oom):
+            raise
+        lines = str(error).splitlines() or ["MemoryError"]
+        reason = next((line for line in lines if "OOM" in line), lines[0])
+        _fail(f"not enough memory; make batches, images or --num_negatives smaller ({reason})", 1)
+
+
+def _printable_arguments(record: logging_of_python.LogRecord) -> bool:
+    """A filter of logs that never drops one: names in them cannot speak to the terminal."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(errors.printable(a) if isinstance(a, str) else a for a in record.args)
+    return True
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {errors.printable(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(code)

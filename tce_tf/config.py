@@ -24,6 +24,22 @@ def check(condition: bool, name: str, value, wanted: str) -> None:
         raise errors.FlagError(f"--{name}={value}: must be {wanted}")
 
 
+# What no setting exceeds: of those that take memory by themselves a bound far beyond any use, of the
+# others what the arithmetic holds.
+MAX_COUNT = 2**31 - 1
+MAX_SEED = 2**32 - 1  # of what is drawn with scikit-learn; training's own draws take 2^63
+MAX_IMAGE_SIZE = 8192
+_LARGEST = {
+    "image_size": MAX_IMAGE_SIZE,
+    "embedding_width": 2**16,
+    "batch_size": 2**20,
+    "num_negatives": 2**24,
+    "num_segments": 1000,
+    "test_frames": 1000,
+    "seed": 2**63 - 1,
+}
+_LARGEST_FLOAT = 1e6
+
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
 
@@ -175,7 +191,8 @@ class TrainConfig:
             epochs = [int(part) for part in self.decay_epochs.split(",") if part.strip()]
         except ValueError:
             epochs = [0]
-        ascending = all(a < b for a, b in zip([0, *epochs], epochs, strict=False))
+        bounds = zip([0, *epochs], [*epochs, MAX_COUNT], strict=True)
+        ascending = all(a < b for a, b in bounds)
         check(ascending, "decay_epochs", self.decay_epochs, "ascending epochs from 1, as in 25,40")
         return epochs
 
@@ -282,6 +299,12 @@ def _check_ranges(config, *, at_least_1, at_least_0, above_0, fractions) -> None
         value, choices = getattr(config, field.name), field.metadata["choices"]
         if choices:
             check(value in choices, field.name, value, f"one of {', '.join(choices)}")
+        elif type(field.default) is int:
+            largest = _LARGEST.get(field.name, MAX_COUNT)
+            check(value <= largest, field.name, value, f"at most {largest}")
+        elif type(field.default) is float:  # nan, too, is not within
+            within = abs(value) <= _LARGEST_FLOAT
+            check(within, field.name, value, f"from {-_LARGEST_FLOAT:g} to {_LARGEST_FLOAT:g}")
     for names, fits, wanted in (
         (at_least_1, lambda value: value >= 1, "at least 1"),
         (at_least_0, lambda value: value >= 0, "0 or more"),
@@ -290,8 +313,8 @@ def _check_ranges(config, *, at_least_1, at_least_0, above_0, fractions) -> None
     ):
         for name in names:
             check(fits(getattr(config, name)), name, getattr(config, name), wanted)
-    check(config.seed < 2**63, "seed", config.seed, "below 2^63")
     check(0 <= config.momentum < 1, "momentum", config.momentum, "from 0 to below 1")
+    _ = config.decay_epoch_list  # raises
     check(config.warmup_epochs < config.epochs, "warmup_epochs", config.warmup_epochs,
           f"below --epochs={config.epochs}")  # fmt: skip
 

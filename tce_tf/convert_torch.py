@@ -30,7 +30,12 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool("reverse", False, "Write a .pth from a workdir.", **common)
     flags.DEFINE_integer(
-        "image_size", 224, "Image size of the encoder, in pixels.", lower_bound=32, **common
+        "image_size",
+        224,
+        "Image size of the encoder, in pixels.",
+        lower_bound=32,
+        upper_bound=config.MAX_IMAGE_SIZE,
+        **common,
     )
     flags.DEFINE_enum(
         "resize_mode",

@@ -22,7 +22,7 @@ import os
 
 from absl import flags, logging
 
-from tce_tf import command, errors, evaluate
+from tce_tf import command, config, errors, evaluate
 from tce_tf.data import remote
 
 
@@ -49,18 +49,26 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "What --query compares: embeddings after the projection head, or features before it.",
         **common,
     )
-    for name, default, minimum, text in (
-        ("batch_size", 32, 1, "Frames encoded at once."),
+    for name, default, minimum, maximum, text in (
+        ("batch_size", 32, 1, 2**20, "Frames encoded at once; fewer where they are very large."),
         (
             "rows_per_shard",
             20_000,
             1,
+            config.MAX_COUNT,
             ".tfrecord: about so many rows a shard; a kill costs as many.",
         ),
-        ("top_k", 10, 1, "--query: rows to show."),
-        ("per_video", 1, 0, "--query: at most so many rows of one video; 0 = any number."),
+        ("top_k", 10, 1, 1000, "--query: rows to show."),
+        (
+            "per_video",
+            1,
+            0,
+            config.MAX_COUNT,
+            "--query: at most so many rows of one video; 0 = any number.",
+        ),
     ):
-        flags.DEFINE_integer(name, default, text, lower_bound=minimum, **common)
+        bounds = {"lower_bound": minimum, "upper_bound": maximum}
+        flags.DEFINE_integer(name, default, text, **bounds, **common)
     flags.DEFINE_float(
         "max_rejected_fraction",
         0.1,

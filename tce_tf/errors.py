@@ -1,4 +1,4 @@
-"""Which failures are the user's to mend: they end a command with one line instead of a traceback."""
+"""Which failures are the user's to mend? They end a command with one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -11,6 +11,17 @@ class UserError(Exception):
 
 class FlagError(UserError):
     """A setting outside its range, whatever the input: `command.run` exits 2."""
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal: what names of files may hold to move its cursor or forge lines is escaped.
+
+    A line break becomes `\n`, an escape sequence `\x1b[...`; letters of any language stay.
+    """
+    if text.isprintable():
+        return text
+    escaped = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(escaped)
 
 
 class Stopped(Exception):

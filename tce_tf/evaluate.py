@@ -13,6 +13,8 @@ floor to compare with. --output gives figures per class and data set as well, wi
 CSV and PNG and one HTML page beside it.
 """
 
+import re
+
 from absl import flags, logging
 
 from tce_tf import command, config, errors
@@ -57,9 +59,17 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         10,
         "Evenly spaced frames averaged for a video.",
         lower_bound=1,
+        upper_bound=1000,
         **common,
     )
-    flags.DEFINE_integer("knn_k", 1, "knn: neighbours that vote.", lower_bound=1, **common)
+    flags.DEFINE_integer(
+        "knn_k",
+        1,
+        "knn: neighbours that vote.",
+        lower_bound=1,
+        upper_bound=config.MAX_COUNT,
+        **common,
+    )
     flags.DEFINE_enum(
         "linear_solver",
         "auto",
@@ -69,13 +79,19 @@ def define_flags(flag_values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("shots", "1,5,10,20", "few_shot: training videos a class.", **common)
     flags.DEFINE_integer(
-        "few_shot_draws", 10, "few_shot: how often they are drawn.", lower_bound=2, **common
+        "few_shot_draws",
+        10,
+        "few_shot: how often they are drawn.",
+        lower_bound=2,
+        upper_bound=10_000,
+        **common,
     )
     flags.DEFINE_integer(
         "coherence_frames",
         33,
         "coherence: consecutive frames looked at, from the middle of each test video.",
         lower_bound=2,
+        upper_bound=1000,
         **common,
     )
     flags.DEFINE_string(
@@ -102,6 +118,7 @@ def define_encoder_flags(flag_values: flags.FlagValues, *, several: bool = False
         224,
         "Image size of --encoder=none and of a .pth, in pixels.",
         lower_bound=32,
+        upper_bound=config.MAX_IMAGE_SIZE,
         **common,
     )
     flags.DEFINE_enum(
@@ -112,7 +129,12 @@ def define_encoder_flags(flag_values: flags.FlagValues, *, several: bool = False
         **common,
     )
     flags.DEFINE_integer(
-        "seed", 0, "Seed of random weights, and of whatever is drawn.", lower_bound=0, **common
+        "seed",
+        0,
+        "Seed of random weights, and of whatever is drawn.",
+        lower_bound=0,
+        upper_bound=config.MAX_SEED,
+        **common,
     )
 
 
@@ -230,7 +252,7 @@ def _splits(values: flags.FlagValues) -> list[str]:
 def _numbers(name: str, text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     config.check(
-        all(part.isascii() and part.isdecimal() and int(part) for part in parts),
+        all(re.fullmatch("0*[1-9][0-9]{0,8}", part) for part in parts),
         name, text, "numbers from 1, as in 1,5,10",
     )  # fmt: skip
     return tuple(sorted({int(part) for part in parts}))

@@ -27,6 +27,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         0,
         "Version number; 0 takes one above the highest there.",
         lower_bound=0,
+        upper_bound=2**63 - 1,  # TF Serving's
         flag_values=flag_values,
     )
     flags.DEFINE_bool(

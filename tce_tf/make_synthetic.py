@@ -14,7 +14,7 @@ import re
 
 from absl import flags
 
-from tce_tf import command
+from tce_tf import command, config
 
 
 def define_flags(flag_values: flags.FlagValues) -> None:
@@ -26,9 +26,17 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         96,
         "Number of clips. With 8 classes, 16 give each a training and a test scene.",
         lower_bound=1,
+        upper_bound=10**6,
         **common,
     )
-    flags.DEFINE_integer("seed", 0, "What all randomness comes from.", lower_bound=0, **common)
+    flags.DEFINE_integer(
+        "seed",
+        0,
+        "What all randomness comes from.",
+        lower_bound=0,
+        upper_bound=config.MAX_SEED,
+        **common,
+    )
     flags.DEFINE_integer(
         "num_classes", 8, "Number of classes.", lower_bound=2, upper_bound=8, **common
     )

@@ -23,7 +23,7 @@ from tce_tf import command, errors
 
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the command's flags."""
-    from tce_tf.data import layouts, splits
+    from tce_tf.data import layouts, pictures, splits
 
     common = {"flag_values": flag_values}
     flags.DEFINE_string(
@@ -76,13 +76,19 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "jpeg_quality", 90, "Of re-encoded frames.", lower_bound=1, upper_bound=100, **common
     )
     flags.DEFINE_integer(
-        "num_shards", 0, "Number of shards; 0 = some 256 MB each.", lower_bound=0, **common
+        "num_shards",
+        0,
+        "Number of shards; 0 = some 256 MB each.",
+        lower_bound=0,
+        upper_bound=99_999,
+        **common,
     )
     flags.DEFINE_integer(
         "num_workers",
         0,
         "Decoding processes; 0 = one a core. With --runner=beam of each Beam worker, 0 = one.",
         lower_bound=0,
+        upper_bound=1024,
         **common,
     )
     flags.DEFINE_enum(
@@ -103,8 +109,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "clip_seconds",
         0.0,
         "Cut long footage into clips of about this length, each with its own row; 0 = do not cut.",
-        lower_bound=0.0,
         **common,
+    )
+    flags.register_validator(
+        "clip_seconds",
+        lambda seconds: seconds == 0 or 0.1 <= seconds <= 1e6,
+        "must be 0, or from 0.1 to a million",
+        flag_values,
     )
     flags.DEFINE_float(
         "max_rejected_fraction",
@@ -117,9 +128,11 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
     def is_size(value: str | None) -> bool:
         sides = re.fullmatch(r"([0-9]{1,4})x([0-9]{1,4})", value) if value else None
-        return value is None or bool(sides and 1 <= int(sides[1]) and 1 <= int(sides[2]))
+        pixels = int(sides[1]) * int(sides[2]) if sides else 0
+        return value is None or 1 <= pixels <= pictures.MAX_SOURCE_PIXELS
 
-    flags.register_validator("size", is_size, "must be HxW in pixels, as 240x320", flag_values)
+    text = f"must be HxW in pixels, as 240x320, at most {pictures.MAX_SOURCE_PIXELS} in all"
+    flags.register_validator("size", is_size, text, flag_values)
 
 
 def main(values: flags.FlagValues) -> None:

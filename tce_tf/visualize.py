@@ -49,6 +49,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         + ", ".join(f"{count} for {kind}" for kind, count in _MAX_FRAMES.items())
         + ".",
         lower_bound=0,
+        upper_bound=10**6,
         **common,
     )
     flags.DEFINE_enum(
@@ -70,9 +71,17 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         30.0,
         "t-SNE: about how many neighbours of a point count; at most a third of the points.",
         lower_bound=1.0,
+        upper_bound=1e6,
         **common,
     )
-    flags.DEFINE_integer("batch_size", 32, "Frames encoded at once.", lower_bound=1, **common)
+    flags.DEFINE_integer(
+        "batch_size",
+        32,
+        "Frames encoded at once; fewer where they are very large.",
+        lower_bound=1,
+        upper_bound=2**20,
+        **common,
+    )
 
 
 def main(values: flags.FlagValues) -> None:

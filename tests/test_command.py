@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from absl import flags
+from absl import flags, logging
 
 from tce_tf import command, config, errors
 
@@ -91,7 +91,7 @@ def test_help_lists_every_flag_and_a_bad_flag_exits_2(name):
 )  # fmt: skip
 def test_settings_out_of_range(setting, value):
     with pytest.raises(errors.FlagError, match=f"--{setting}={value}: must be"):
-        _ = config.TrainConfig(**{setting: value}).decay_epoch_list
+        config.TrainConfig(**{setting: value})
 
 
 def test_user_error_is_one_line_and_exit_1(tmp_path):
@@ -105,6 +105,38 @@ def test_user_error_is_one_line_and_exit_1(tmp_path):
         assert done.returncode == 1, (name, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
         assert len(lines) == 1 and "Traceback" not in done.stderr, (name, done.stderr)
+
+
+@pytest.mark.parametrize("kind", ["python", "tensorflow"])
+def test_want_of_memory_is_one_line(kind, capsys):
+    def main(_):
+        if kind == "python":
+            bytearray(2**46)
+        import tensorflow as tf
+
+        text = "{{function_node f}} OOM when allocating tensor\nwith shape[9]"
+        raise tf.errors.ResourceExhaustedError(None, None, text)
+
+    with pytest.raises(SystemExit) as end:
+        command.run(main, define, [])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 1 and line.startswith("error: not enough memory; make batches")
+    assert ("OOM when allocating tensor" in line) == (kind == "tensorflow")
+
+
+def test_names_cannot_speak_to_the_terminal(capfd):
+    name = "a\x1b[2J\r\nerror: forged\u202e\udcff.avi"
+
+    def main(_):
+        logging.warning("left out: %s", name)
+        raise errors.UserError(f"{name} is no video")
+
+    with pytest.raises(SystemExit):
+        command.run(main, define, [])
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(line.isprintable() for line in lines)
+    assert "a\\x1b[2J\\r\\nerror: forged\\u202e\\udcff.avi" in lines[0]
+    assert errors.printable("größe 名.mp4") == "größe 名.mp4"
 
 
 def test_help_that_nobody_reads_is_no_traceback():

@@ -8,11 +8,13 @@ libjpeg-turbo (simplejpeg) with 4:2:0 chroma: the same bytes for the same pictur
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import av
 import numpy as np
@@ -27,6 +29,7 @@ _TOO_LARGE = f"more than the {MAX_SOURCE_PIXELS} px this program decodes"
 # formats (PostScript) it starts programs.
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF", "PPM", "GIF")
 
+Item = TypeVar("Item")
 _local = threading.local()
 _INTERPOLATION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
@@ -93,6 +96,22 @@ def check_pixels(height: int, width: int) -> None:
         raise VideoError("the picture size is missing")
     if height * width > MAX_SOURCE_PIXELS:
         raise VideoError(f"{width}x{height} px is {_TOO_LARGE}")
+
+
+def batches(
+    frames: Iterator[Item], batch_size: int, image_of: Callable[[Item], np.ndarray] = lambda x: x[1]
+) -> Iterator[list[Item]]:
+    """Groups of frames for a network; their pixels together are no more than one picture may have.
+
+    Args:
+      frames: (time stamp, uint8 [..., H, W, 3]), or other things; of one size.
+      batch_size: frames in a group, where their size allows it; always at least one.
+      image_of: the picture in one of them.
+    """
+    for first in frames:
+        pixels = image_of(first).size // 3
+        count = max(1, min(batch_size, MAX_SOURCE_PIXELS // pixels))
+        yield [first, *itertools.islice(frames, count - 1)]
 
 
 def reformat(frame: av.VideoFrame, height: int, width: int, pixel_format: str) -> av.VideoFrame:

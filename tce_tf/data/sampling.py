@@ -13,6 +13,7 @@ import functools
 
 import numpy as np
 
+from tce_tf import config
 from tce_tf.errors import FlagError, UserError
 
 # Side of the training and evaluation square relative to the short side of the frame.
@@ -57,10 +58,10 @@ def parse_frame_gap(text: str | int) -> tuple[int, int]:
     except ValueError:
         numbers = []
     low, high = (numbers * 2)[:2] if len(numbers) in (1, 2) else (0, -1)
-    if not 0 <= low <= high:
+    if not 0 <= low <= high <= config.MAX_COUNT:
         raise FlagError(
             f"--frame_gap={text}: give a number of frames such as 1, or a range min:max such as "
-            "1:5, with 0 <= min <= max"
+            f"1:5, with 0 <= min <= max <= {config.MAX_COUNT}"
         )
     return low, high
 

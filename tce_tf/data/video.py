@@ -226,6 +226,8 @@ def probe(path: str) -> Probe:
                 seconds = sum(1 for packet in container.demux(stream) if packet.size) / rate
             except av.error.FFmpegError:
                 seconds = 0.0  # what can be read is found out when it is decoded
-        return Probe(
-            seconds, stream.frames or round(seconds * rate), context.height or 0, context.width or 0
-        )
+        # What a header claims is no more than its file can hold: a byte a frame, and a second.
+        most = os.path.getsize(path)
+        seconds = min(max(seconds, 0.0), most)
+        frames = min(max(stream.frames, 0) or round(seconds * rate), most)
+        return Probe(seconds, frames, context.height or 0, context.width or 0)

@@ -16,6 +16,7 @@ from absl import logging
 
 from tce_tf import errors
 from tce_tf.data import footage as footages
+from tce_tf.data import pictures
 from tce_tf.data import progress as progresses
 from tce_tf.evaluation import video_features
 from tce_tf.evaluation.collection import Rows
@@ -45,7 +46,7 @@ def embed(
       writer: takes the rows; open.
       pool: `none` for one row a frame, `video` for one row a video: the mean over its frames
         (embeddings of unit norm again; time stamp of the first frame).
-      batch_size: frames encoded at once.
+      batch_size: frames encoded at once, fewer where they are very large (`pictures.batches`).
       max_rejected_fraction: of the videos; beyond it the rows of the others are kept and this raises.
       show_progress: a bar on a terminal, log lines otherwise.
 
@@ -142,7 +143,7 @@ def _rows(encoder, frames, start: int, pool: str, batch_size: int, bar=None) -> 
 
 
 def _encode(encoder, images, batch_size, bar) -> Iterator[Rows]:
-    while batch := list(itertools.islice(images, batch_size)):
+    for batch in pictures.batches(images, batch_size):
         timestamps, pixels = zip(*batch, strict=True)
         outputs = encoder.frames(np.stack(pixels))
         if bar:

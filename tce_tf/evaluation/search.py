@@ -102,11 +102,12 @@ def _best(items: list[Item], top_k: int, per_video: int) -> list[Item]:
 
 def table(items: list[Item]) -> list[str]:
     """Lines for people: rank, cosine, name, time."""
-    width = max([len(item.name) for item in items] + [len("name")])
+    names = [errors.printable(item.name) for item in items]
+    width = max(map(len, [*names, "name"]))
     lines = [f"{'rank':>4}  {'cosine':>7}  {'name':<{width}}  time"]
     lines += [
-        f"{rank:>4}  {item.cosine:>7.4f}  {item.name:<{width}}  {clock(item.timestamp)}"
-        for rank, item in enumerate(items, start=1)
+        f"{rank:>4}  {item.cosine:>7.4f}  {name:<{width}}  {clock(item.timestamp)}"
+        for rank, (item, name) in enumerate(zip(items, names, strict=True), start=1)
     ]
     return lines
 

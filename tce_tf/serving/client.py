@@ -8,7 +8,6 @@ The .npz holds `features`, `embeddings`, `names` and `timestamps` (microseconds)
 """
 
 import io
-import itertools
 import os
 
 import numpy as np
@@ -39,12 +38,13 @@ def define_flags(flag_values: flags.FlagValues) -> None:
         "grpc sends frames as they are, rest sends them as PNG files in JSON.",
         flag_values=flag_values,
     )
-    for name, default, minimum, text in (
-        ("version", 0, 0, "Version of the model; 0 for the newest."),
-        ("batch_size", 16, 1, "Frames a request."),
-        ("timeout", 60, 1, "Seconds a request may take."),
+    for name, default, minimum, maximum, text in (
+        ("version", 0, 0, 2**63 - 1, "Version of the model; 0 for the newest."),
+        ("batch_size", 16, 1, 2**20, "Frames a request; fewer where they are very large."),
+        ("timeout", 60, 1, 86_400, "Seconds a request may take."),
     ):
-        flags.DEFINE_integer(name, default, text, lower_bound=minimum, flag_values=flag_values)
+        bounds = {"lower_bound": minimum, "upper_bound": maximum}
+        flags.DEFINE_integer(name, default, text, **bounds, flag_values=flag_values)
 
 
 def embed(model, path: str, *, protocol: str, batch_size: int) -> dict[str, np.ndarray]:
@@ -66,7 +66,7 @@ def embed(model, path: str, *, protocol: str, batch_size: int) -> dict[str, np.n
     parts: dict[str, list] = {"features": [], "embeddings": [], "timestamps": []}
     frames = video.iterate_frames(path)
     try:
-        while batch := list(itertools.islice(frames, batch_size)):
+        for batch in pictures.batches(frames, batch_size):
             timestamps, images = zip(*batch, strict=True)
             if protocol == "grpc":
                 outputs = model.predict("frames", {"frames": np.stack(images)})

@@ -8,7 +8,7 @@ from absl import logging
 
 from tce_tf import config as config_lib
 from tce_tf import errors
-from tce_tf.data import pipeline, shard_reader
+from tce_tf.data import pipeline, sampling, shard_reader
 from tce_tf.evaluation import protocols
 from tce_tf.serving import export
 from tce_tf.training import (
@@ -55,6 +55,7 @@ def train(config: config_lib.TrainConfig) -> TrainResult:
 def _train(config: config_lib.TrainConfig) -> TrainResult:
     for name in ("data", "workdir"):
         config_lib.check(bool(getattr(config, name)), name, getattr(config, name), "given")
+    sampling.parse_frame_gap(config.frame_gap)  # a bad one is refused before anything is read
     folders = config_lib.split_paths(config.data)
     if len({os.path.realpath(folder) for folder in folders}) < len(folders):
         raise errors.FlagError(f"--data={config.data}: names a folder twice")

@@ -10,7 +10,6 @@ neighbours on a path are the same time apart and memory does not grow with the f
 
 import collections
 import dataclasses
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -164,7 +163,8 @@ class _Reader:
         numbered = enumerate(_windows(frames, max(self._stacks)))
         while True:
             wanted = (window for number, window in numbered if number % step == 0)
-            batch = list(itertools.islice(wanted, min(self._batch_size, limit + 1 - len(kept))))
+            room = min(self._batch_size, limit + 1 - len(kept))
+            batch = next(pictures.batches(wanted, room, image_of=lambda window: window[0][1]), [])
             kept += self._encode(batch) if batch else []
             if len(kept) <= limit:
                 if not batch:
