@@ -38,7 +38,7 @@ _LARGEST = {
     "test_frames": 1000,
     "seed": 2**63 - 1,
 }
-_LARGEST_FLOAT = 1e6
+_LARGEST_FLOAT = 1e38  # float32's
 
 BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101")
 
