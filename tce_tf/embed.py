@@ -122,7 +122,8 @@ def _embed(values: flags.FlagValues) -> None:
         features, embeddings = writer.widths
         print(
             f"{values.output}: {writer.num_rows} rows, features {features} wide, embeddings "
-            f"{embeddings} wide; {len(rejected)} of {len(found.names)} videos rejected"
+            f"{embeddings} wide; {len(rejected)} of {len(found.names) + len(found.rejected)} videos "
+            "rejected"
         )
 
 

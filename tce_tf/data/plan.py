@@ -239,7 +239,9 @@ def _pieces(
     pieces = []
     for found in _probe_all(clips, pool):
         seconds = found.seconds if found else 0.0  # what is wrong with it is said when decoding
-        count = max(1, math.floor(seconds / clip_seconds + 0.5))
+        # A header may claim any length: there are no more pieces than frames.
+        most = found.num_frames if found else 1
+        count = max(1, min(math.floor(seconds / clip_seconds + 0.5), most))
         starts = [round(number * clip_seconds * 1e6) for number in range(count)]
         pieces.append(list(zip(starts, [*starts[1:], None], strict=True)))
     return pieces

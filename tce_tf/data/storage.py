@@ -102,7 +102,9 @@ def sizes(folder: str) -> dict[str, int]:
                 listed = zip(names, found, strict=True)
                 return {name: stat.length for name, stat in listed if not stat.is_directory}
         with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+            # `isfile` and not the entry's own: that one fails on a link to itself.
+            files = [entry for entry in entries if os.path.isfile(entry.path)]
+            return {entry.name: entry.stat().st_size for entry in files}
 
 
 def make_folder(folder: str) -> None:

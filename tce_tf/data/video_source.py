@@ -201,7 +201,9 @@ def open_video(path: str):
       VideoError: missing, empty, unreadable or no video file.
     """
     if not os.path.isfile(path):  # opening a pipe would wait for its other end for ever
-        raise VideoError("it is no file" if os.path.exists(path) else "there is no such file")
+        raise VideoError(
+            "it is no regular file" if os.path.exists(path) else "there is no such file"
+        )
     try:
         return av.open(f"file:{path}", options=_CODEC_OPTIONS, container_options=_CONTAINER_OPTIONS)
     except av.error.FFmpegError as error:
@@ -247,7 +249,7 @@ def list_pictures(folder: str) -> list[str]:
         names = [
             entry.name
             for entry in entries
-            if entry.is_file()
+            if (entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path))
             and not entry.name.startswith(".")
             and os.path.splitext(entry.name)[1].lower() in PICTURE_EXTENSIONS
         ]
