@@ -305,6 +305,8 @@ def _check_ranges(config, *, at_least_1, at_least_0, above_0, fractions) -> None
         elif type(field.default) is float:  # nan, too, is not within
             within = abs(value) <= _LARGEST_FLOAT
             check(within, field.name, value, f"from {-_LARGEST_FLOAT:g} to {_LARGEST_FLOAT:g}")
+        elif type(field.default) is str:  # flags.txt has a line a setting
+            check("\n" not in value and "\r" not in value, field.name, repr(value), "one line")
     for names, fits, wanted in (
         (at_least_1, lambda value: value >= 1, "at least 1"),
         (at_least_0, lambda value: value >= 0, "0 or more"),

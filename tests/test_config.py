@@ -3,8 +3,11 @@
 import dataclasses
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
-from tce_tf import command, config, errors, train
+from tce_tf import command, config, errors, finetune, train
+from tce_tf.training import provenance
 
 
 @pytest.mark.parametrize(
@@ -81,3 +84,41 @@ def test_decay_epochs_as_numbers():
 def test_fine_tuning_has_one_process():
     with pytest.raises(errors.FlagError, match="--strategy=multi_worker: must be one of auto"):
         config.FinetuneConfig(strategy="multi_worker")
+
+
+def _values(field):
+    if field.metadata["choices"]:
+        return st.sampled_from(field.metadata["choices"])
+    return {
+        bool: st.booleans(),
+        int: st.integers(0, 2**31 - 1),
+        float: st.floats(-1e38, 1e38),
+        str: st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0"), max_size=9),
+    }[type(field.default)]
+
+
+@pytest.mark.parametrize(
+    ("cls", "module"), [(config.TrainConfig, train), (config.FinetuneConfig, finetune)]
+)
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.filter_too_much], deadline=None)
+def test_any_settings_come_back_from_flags_and_json(tmp_path_factory, cls, module, data):
+    """Through `flags.txt` and `config.json` as a run writes them, whatever the settings."""
+    chosen = data.draw(st.lists(st.sampled_from(dataclasses.fields(cls)), max_size=4, unique=True))
+    values = {field.name: data.draw(_values(field), label=field.name) for field in chosen}
+    values = {k: v.strip() if isinstance(v, str) else v for k, v in values.items()}
+    try:
+        given_settings = cls(**values)
+    except errors.FlagError:
+        assume(False)
+    workdir = str(tmp_path_factory.mktemp("run"))
+    provenance.save_config(workdir, given_settings, [])
+    parsed = command.parse(module.define_flags, [f"--flagfile={workdir}/flags.txt"])
+    assert command.to_dataclass(cls, parsed) == given_settings
+    assert cls(**provenance.read_config(workdir)["settings"]) == given_settings
+
+
+@pytest.mark.parametrize("text", ["a\n--seed=1", "a\r"])
+def test_a_text_is_one_line(text):
+    with pytest.raises(errors.FlagError, match="--workdir=.*must be one line"):
+        config.TrainConfig(workdir=text)

@@ -207,47 +207,52 @@ def _read_csv(path: str) -> Listing:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             text = file.read()
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if any(row)]
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [(reader.line_num, row) for row in reader if any(row)]
     except OSError as error:
         raise errors.UserError(f"cannot read {path}: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise errors.UserError(f"{path} is not a CSV file in UTF-8: {error}") from error
     columns = ["path", "label", "group"]
-    first_line = 1
-    if rows and "path" in [cell.strip().lower() for cell in rows[0]]:
-        columns = [cell.strip().lower() for cell in rows.pop(0)]
-        first_line = 2
+    if rows and "path" in [cell.strip().lower() for cell in rows[0][1]]:
+        columns = [cell.strip().lower() for cell in rows.pop(0)[1]]
     if not rows:
         raise errors.UserError(f"{path} lists no clips: it needs a line path,label for each")
     folder = os.path.dirname(os.path.abspath(path))
     entries, rejected = [], []
-    for line, row in enumerate(rows, first_line):
+    for line, row in rows:
         cells = {key: cell.strip() for key, cell in zip(columns, row, strict=False)}
         if len(row) > len(columns) or not cells.get("path"):
             raise errors.UserError(
-                f"{path}, row {line}: expected {','.join(columns)}, got {','.join(row)!r}"
+                f"{path}, line {line}: expected {','.join(columns)}, got {','.join(row)!r}"
             )
         target = os.path.normpath(os.path.join(folder, cells["path"]))
         # An absolute path is meant as it stands; a relative one that climbs out is an accident.
-        if not os.path.isabs(cells["path"]) and not target.startswith(os.path.join(folder, "")):
+        if not os.path.isabs(cells["path"]) and not _is_below(target, folder):
             raise errors.UserError(
-                f"{path}, row {line}: {cells['path']} leads out of {folder}; write an absolute path"
+                f"{path}, line {line}: {cells['path']} leads out of {folder}; write an absolute path"
             )
         entries.append((line, target, cells))
+    outside = [target for _, target, _ in entries if not _is_below(target, folder)]
+    if outside:
+        logging.warning(
+            "%s: %d of its absolute paths lead out of its folder, the first to %s",
+            path, len(outside), outside[0],
+        )  # fmt: skip
     root = _common_root(folder, [target for _, target, _ in entries])
     clips: dict[str, Clip] = {}
     for line, target, cells in entries:
         is_folder = os.path.isdir(target)
         if not is_folder and not os.path.isfile(target):
             rejected.append(
-                (target, f"listed in {os.path.basename(path)}, row {line}, but not found")
+                (target, f"listed in {os.path.basename(path)}, line {line}, but not found")
             )
             continue
         name = stem(os.path.relpath(target, root).replace(os.sep, "/"))
         if name in clips:
             other = clips[name].path
             what = "listed twice" if other == target else f"same name as {other}"
-            rejected.append((target, f"{what} in {os.path.basename(path)}, row {line}"))
+            rejected.append((target, f"{what} in {os.path.basename(path)}, line {line}"))
             continue
         clips[name] = Clip(name, target, cells.get("label") or None, cells.get("group") or None)
     if _are_numbers(clip.label_text for clip in clips.values()):
@@ -257,9 +262,13 @@ def _read_csv(path: str) -> Listing:
     return Listing(sorted(clips.values(), key=lambda clip: clip.name), rejected, "csv")
 
 
+def _is_below(path: str, folder: str) -> bool:
+    return path.startswith(os.path.join(folder, ""))
+
+
 def _common_root(folder: str, targets: list[str]) -> str:
     """The folder that names are relative to: the CSV file's, or the nearest one above all clips."""
-    if all(target.startswith(os.path.join(folder, "")) for target in targets):
+    if all(_is_below(target, folder) for target in targets):
         return folder
     return os.path.commonpath([os.path.dirname(target) for target in targets])
 

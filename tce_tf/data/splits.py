@@ -171,9 +171,17 @@ def select(
       Clips sorted by name, and (path, reason) of listed clips that are missing or listed twice.
 
     Raises:
-      errors.UserError: a listed clip is on the disk twice.
+      errors.UserError: a listed clip is on the disk twice, or in both subsets.
     """
     finder = _Finder(listing.clips)
+    subsets = collections.defaultdict(set)
+    for entry in lists.entries:
+        subsets[entry.path.casefold()].add(entry.subset)
+        if {"train", "test"} <= subsets[entry.path.casefold()]:
+            raise errors.UserError(
+                f"{entry.path}, in {entry.file}, is listed for training and for testing: correct "
+                "the lists in --split_dir"
+            )
     chosen: dict[str, layouts.Clip] = {}
     rejected = []
     for entry in lists.entries:

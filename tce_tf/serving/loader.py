@@ -65,7 +65,11 @@ def load_encoder(
         # What `EncoderModule` says of itself; a SavedModel keeps functions and variables only.
         frames = loaded.signatures["frames"].structured_input_signature[1]["frames"]
         loaded.image_shape = tuple(frames.shape[1:])
-        loaded.config = encoder_config(saved_model)
+        try:
+            loaded.config = encoder_config(saved_model)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            path = storage.join(saved_model, export.CONFIG_ASSET)
+            raise errors.UserError(f"{path} is damaged ({error!r}); export it again") from error
         return loaded
     if storage.exists(storage.join(encoder, "config.json")):
         return _from_workdir(encoder, checkpoint)
@@ -172,7 +176,7 @@ def workdir_config(workdir: str) -> encoder_module.EncoderConfig:
     try:
         config = encoder_config(workdir)
         resnet.INPUT_CHANNELS[config.input_mode]
-    except (AttributeError, ValueError, KeyError, TypeError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.UserError(f"{workdir}/config.json is damaged: {error!r}") from error
     return config
 

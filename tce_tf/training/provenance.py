@@ -136,6 +136,9 @@ def read_config(workdir: str) -> dict:
     try:
         content = json.loads(storage.read_bytes(path))
         found = {key: content[key] for key in ("settings", "versions", "data")}
+        kinds = [type(value) for value in found.values()]
+        if kinds != [dict, dict, list] or not all(m["manifest"] for m in found["data"]):
+            raise TypeError("settings, versions or data of another kind")
         return found | {"conversion": content.get("conversion")}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.UserError(f"{path}: not a config written by train ({error})") from error

@@ -1,8 +1,11 @@
 """Names, classes and groups that layouts read from an input."""
 
+import csv
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tce_tf import errors
 from tce_tf.data import layouts, video_source
@@ -120,7 +123,7 @@ def test_csv_missing_and_double_rows_are_rejected(tmp_path):
     listing = layouts.list_clips(str(tmp_path / "list.csv"))
     assert _rows(listing) == [("a", "x", None)]
     reasons = dict((os.path.basename(path), reason) for path, reason in listing.rejected)
-    assert reasons["gone.mp4"] == "listed in list.csv, row 2, but not found"
+    assert reasons["gone.mp4"] == "listed in list.csv, line 2, but not found"
     assert "listed twice" in reasons["a.mp4"]
 
 
@@ -156,3 +159,63 @@ def test_csv_numbers_with_leading_zeros_are_numbers(tmp_path):
     (tmp_path / "list.csv").write_text("a.mp4,07\nb.mp4,x\n")  # names, then
     listing = layouts.list_clips(str(tmp_path / "list.csv"))
     assert layouts.class_names(listing.clips, "csv") == ["07", "x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a.mp4,x\n\n\nb/../../c.mp4,x\n", "line 4: b/../../c.mp4 leads out"),
+        ("..\n", r"line 1: \.\. leads out"),
+        ("a.mp4,x\n".encode("utf-16"), "not a CSV file in UTF-8"),  # Excel's "Unicode text"
+        ("Größe.mp4,x\n".encode("latin-1"), "not a CSV file in UTF-8"),
+        ("path,label\r\n,x\r\n", "line 2: expected path,label"),
+        ('"a.mp4","x', "not a CSV file in UTF-8: unexpected end of data"),
+    ],
+)
+def test_bad_csv_lines_are_named(tmp_path, content, message):
+    _touch(tmp_path, "a.mp4")
+    content = content.encode() if isinstance(content, str) else content
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(errors.UserError, match=message):
+        layouts.list_clips(str(tmp_path / "list.csv"))
+
+
+def test_csv_paths_out_of_its_folder_are_said(tmp_path, caplog):
+    """Absolute ones are meant (a list of what lies on other disks); relative ones are an accident."""
+    _touch(tmp_path, "in/a.mp4", "elsewhere/b.mp4")
+    (tmp_path / "in" / "l.csv").write_text(f"{tmp_path}/in/a.mp4\n{tmp_path}/elsewhere/b.mp4\n")
+    with caplog.at_level("WARNING"):
+        listing = layouts.list_clips(str(tmp_path / "in" / "l.csv"))
+    assert len(listing.clips) == 2
+    assert (
+        f"1 of its absolute paths lead out of its folder, the first to {tmp_path}/e" in caplog.text
+    )
+
+
+_NAME = st.text(max_size=9).filter(
+    lambda s: (
+        s.strip() == s and s not in ("", ".", "..") and not set(s) & set("/\0") and _is_utf8(s)
+    )
+)
+
+
+def _is_utf8(text):
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+@given(st.lists(st.tuples(_NAME, st.text(st.characters(codec="utf-8"), max_size=5)), min_size=1))
+def test_any_csv_row_comes_back(tmp_path_factory, rows):
+    """What `csv` writes is what is read: quotes, commas, line breaks, any language."""
+    folder = tmp_path_factory.mktemp("csv")
+    with open(folder / "list.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("path", "label"), *rows])
+    listing = layouts.list_clips(str(folder / "list.csv"))
+    # No such files: each is rejected under the path that was meant.
+    found = [os.path.relpath(path, folder) for path, _ in listing.rejected]
+    existing = {"list.csv"} & {name for name, _ in rows}
+    assert [name for name in found if name not in existing] == [
+        name for name, _ in rows if name not in existing
+    ]

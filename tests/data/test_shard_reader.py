@@ -7,11 +7,13 @@ import zlib
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tce_tf import errors
 from tce_tf.data import manifest as manifests
 from tce_tf.data import shard_format, shard_reader
-from tce_tf.data.shard_reader import ShardReader
+from tce_tf.data.shard_reader import FrameError, ShardReader
 
 
 def _write_folder(folder, counts, *, class_names=(), num_rows=None, jpeg=None, shards=2):
@@ -225,3 +227,24 @@ def test_fast_enough(tmp_path):
 def test_crc_is_zlibs():
     record, _ = shard_format.serialize_example({}, [b"jpeg"], [0])
     assert shard_format.index_rows(record, 0)["crc"][0] == zlib.crc32(b"jpeg")
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.binary(min_size=1, max_size=9)), max_size=4))
+def test_any_bytes_in_an_index_are_refused_or_do_no_harm(tmp_path_factory, edits):
+    """What is read is the frame itself or nothing, never bytes of something else."""
+    folder = _write_folder(tmp_path_factory.mktemp("a") / "a", [2], shards=1)
+    path = os.path.join(folder, "x-00000-of-00001.index.npy")
+    with open(path, "rb") as file:
+        content = bytearray(file.read())
+    for position, bytes_there in edits:
+        position %= len(content)
+        content[position : position + len(bytes_there)] = bytes_there
+    with open(path, "wb") as file:
+        file.write(content)
+    for frame in range(2):
+        try:
+            (found,) = ShardReader([folder]).read_frames([0], [frame])
+        except (errors.UserError, FrameError) as error:
+            assert "\n" not in str(error)
+        else:
+            assert found in (b"0-0-", b"0-1-" * 2)

@@ -118,6 +118,39 @@ def test_bad_lists_are_refused(tmp_path, files, message):
         splits.read_lists(_write(tmp_path / "s", **files))
 
 
+def test_doubles_are_rejected_and_contradictions_refused(tmp_path):
+    train = "A/x.avi 1\nA/x.avi 1\na/X.mp4 1\n"
+    files = {"classInd": "1 A\n", "trainlist01": train, "testlist01": "A/y.avi\n"}
+    lists = splits.read_lists(_write(tmp_path / "s", **files))
+    clips, rejected = splits.select(_listing("A/x", "A/y"), lists, "train")
+    assert [clip.name for clip in clips] == ["A/x"]
+    reason = "listed twice, the second time in trainlist01.txt"
+    assert rejected == [("A/x", reason), ("a/X", reason)]
+    files["testlist01"] += "A/X.avi\n"
+    lists = splits.read_lists(_write(tmp_path / "s", **files))
+    for subset in splits.SUBSETS:
+        message = "A/X, in testlist01.txt, is listed for training and for testing"
+        with pytest.raises(errors.UserError, match=message):
+            splits.select(_listing("A/x", "A/y"), lists, subset)
+
+
+def test_lists_name_clips_and_open_nothing(tmp_path):
+    """A path that climbs out is a name that no clip has."""
+    (tmp_path / "secret.avi").write_text("x")
+    folder = _write(
+        tmp_path / "s",
+        classInd="1 ..\n2 A\n",
+        trainlist01=f"../../secret.avi\nA/../../secret.avi 1\n{tmp_path}/A/x.avi 2\n".replace(
+            f"{tmp_path}/", "../" * 9
+        ),
+        testlist01="A/x.avi\n",
+    )
+    lists = splits.read_lists(folder)
+    clips, rejected = splits.select(_listing("B/x"), lists, "train")
+    assert not clips and len(rejected) == 3
+    assert all("but not found" in reason for _, reason in rejected)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(errors.UserError, match="--split_dir"):
         splits.read_lists(str(tmp_path / "none"))
