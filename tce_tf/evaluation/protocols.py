@@ -250,5 +250,6 @@ def check_labelled(train: shard_reader.ShardReader, test: shard_reader.ShardRead
     shared = {g for g in train.groups if g} & {g for g in test.groups if g}
     if shared:
         raise errors.UserError(
-            f"leakage: {len(shared)} groups are in both train and test, such as {min(shared)}"
+            f"leakage: {len(shared)} groups are in both train and test, such as {min(shared)}: make "
+            "both from one split (--subset=train, --subset=test)"
         )
