@@ -10,10 +10,11 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tce_tf import command, embed, errors, make_tfrecords, visualize
-from tce_tf.data import pictures, plan, shard_reader, video, workers
+from tce_tf.data import pictures, plan, shard_reader, steps, video, workers
 from tce_tf.evaluation import collection
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "data"))
@@ -150,3 +151,19 @@ def test_a_length_that_a_header_claims_is_not_believed(tmp_path):
     options = plan.Options(str(tmp_path / "in"), str(tmp_path / "out"), clip_seconds=0.1)
     with workers.DecodePool(1) as pool:
         assert len(plan.make_plan(options, pool).clips) == len(data)
+
+
+def test_batches_beyond_the_machines_memory_are_refused():
+    """The system would end the process: room that is asked for is given until it is used."""
+    spec = {"frames": tf.TensorSpec([1000, 7168, 7168, 3], tf.uint8)}
+    message = "a batch with frames of 7168x7168 px takes 154 GB .* smaller --short_side, or lower"
+    with pytest.raises(errors.UserError, match=message):
+        steps.steps_dataset(lambda step: {}, spec, start_step=0, num_steps=1)
+
+
+def test_a_class_name_is_one_line(tmp_path):
+    for name in ("run", "walk\nhop"):
+        tiny_videos.write_frames(tmp_path / "in" / name / "a", frames=1)
+    with pytest.raises(errors.UserError, match=r"class 'walk\\nhop': a class name is one line"):
+        flags = [f"--input={tmp_path}/in", f"--output={tmp_path}/out", "--layout=class"]
+        run(make_tfrecords, *flags)

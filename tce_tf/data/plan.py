@@ -162,6 +162,9 @@ def make_plan(options: Options, pool: workers.DecodePool, num_shards: int | None
     lists = splits.read_lists(options.split_dir, options.split) if options.split_dir else None
     clips, missing = _choose(listing, lists, options)
     class_names = lists.class_names if lists else layouts.class_names(clips, listing.layout)
+    for name in class_names:
+        if name.splitlines() != [name]:  # exports list them one a line
+            raise errors.UserError(f"class {name!r}: a class name is one line; rename it")
     labels = {name.casefold(): label for label, name in enumerate(class_names)}
     exact = {name: label for label, name in enumerate(class_names)}
     planned: list[PlannedClip] = []

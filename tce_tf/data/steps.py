@@ -1,5 +1,6 @@
 """How does a step number become a batch in tf.data? One numpy function call, counted and repaired."""
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 
@@ -68,7 +69,11 @@ def steps_dataset(
     """Batches of the steps [start_step, start_step + num_steps), each `load_step(step)`.
 
     Iterate inside `user_errors()` to get a `UserError` for what the user can mend.
+
+    Raises:
+      UserError: the batches that are read ahead do not fit into this machine's memory.
     """
+    _check_memory(spec)
     names = sorted(spec)
 
     def load_arrays(step):
@@ -107,3 +112,17 @@ def replace_bad_samples(batch: dict[str, np.ndarray], is_bad: np.ndarray) -> Non
         donor = good[np.searchsorted(good, sample) % len(good)]
         for array in batch.values():
             array[sample] = array[donor]
+
+
+def _check_memory(spec: dict[str, tf.TensorSpec]) -> None:
+    """Refuses what the system would end the process for, somewhere within the first batches."""
+    batch = sum(entry.shape.num_elements() * entry.dtype.size for entry in spec.values())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if batch * (PARALLEL_LOADS + PREFETCHED_LOADS) > memory:
+        largest = max(spec.values(), key=lambda entry: entry.shape.num_elements())
+        height, width = largest.shape[-3:-1]
+        raise UserError(
+            f"not enough memory: a batch with frames of {height}x{width} px takes "
+            f"{batch / 1e9:.0f} GB and several are read ahead; make shards with a smaller "
+            "--short_side, or lower --batch_size"
+        )

@@ -19,8 +19,6 @@ import dataclasses
 import json
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,6 +35,7 @@ FEATURES, EMBEDDINGS, NAME, TIMESTAMP = "features", "embeddings", "name", "times
 
 _SHARD = re.compile(r"-[0-9]{5}\.tfrecord$")
 _BLOCK_ROWS = 4096
+_MAX_WIDTH = 2**20  # of a row: room is made for it before the row is read
 _TOP_FIELDS = {
     "complete": bool,
     "encoder": str,
@@ -193,6 +192,9 @@ def parse_manifest(text: bytes | str, path: str) -> dict:
             f"{FORMAT_VERSION}: embed anew"
         )
     _check(document, _TOP_FIELDS, path)
+    sizes = [document[name] for name in ("feature_width", "embedding_width")]
+    if not all(0 <= size <= _MAX_WIDTH for size in sizes) or document["rows"] < 0:
+        raise errors.UserError(f"{path} is damaged: it has {document['rows']} rows of {sizes}")
     for shard in document["shards"]:
         _check(shard, _SHARD_FIELDS, path)
         # Collections may come from anywhere: nothing in them may lead out of their folders.
@@ -237,8 +239,12 @@ def _read_npz(path: str) -> tuple[dict[str, np.ndarray], dict | None]:
                 raise errors.UserError(f"{path} has no array {missing[0]}: embed did not write it")
             arrays = {name: file[name] for name in ARRAYS}
             text = str(file[MANIFEST]) if MANIFEST in file else None
-    except (ValueError, TypeError, OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise errors.UserError(f"{path} is no readable .npz: {error}") from error
+    except errors.UserError:
+        raise
+    # A damaged header makes NumPy and zipfile raise nearly anything, one that claims much MemoryError.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise errors.UserError(f"{path} is no readable .npz: {reason}") from error
     rows = len(arrays["names"])
     fits = all(len(x) == rows for x in arrays.values())
     if not fits or arrays["features"].ndim != 2 or arrays["embeddings"].ndim != 2:

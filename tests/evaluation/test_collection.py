@@ -3,6 +3,7 @@
 import json
 import os
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -292,3 +293,35 @@ def test_damage_is_one_line(tmp_path):
     np.savez(tmp_path / "d.npz", features=np.zeros([2, 3]))
     with pytest.raises(errors.UserError, match="has no array embeddings"):
         collection.load(str(tmp_path / "d.npz"))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999, 9), }\n",
+        b"{'descr': '<f4', 'fortran_order': False, 'shape': (10",
+        b"{'descr': '|O', 'fortran_order': False, 'shape': (2, 3), }\n",
+        b"",
+    ],
+)
+def test_no_array_in_an_npz_takes_what_it_claims(header, tmp_path):
+    """An array of 360 TB, a header cut off, pickled objects, no header."""
+    path = tmp_path / "a.npz"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(20)
+    with zipfile.ZipFile(path, "w") as file:
+        for name in collection.ARRAYS:
+            file.writestr(f"{name}.npy", content)
+    with pytest.raises(errors.UserError, match=r"a\.npz is no readable \.npz: \S"):
+        collection.load(str(path))
+
+
+@pytest.mark.parametrize("width", [-1, 2**20 + 1, 10**15])
+def test_no_row_is_as_wide_as_a_manifest_claims(width, tmp_path):
+    path = tmp_path / "all.tfrecord"
+    embed(Levels(), Frames(VIDEOS), path, **CUT)
+    manifest = tmp_path / "all.json"
+    text = manifest.read_text()
+    assert '"feature_width": 2' in text
+    manifest.write_text(text.replace('"feature_width": 2', f'"feature_width": {width}'))
+    with pytest.raises(errors.UserError, match="all.json is damaged: it has"):
+        collection.load(str(path))

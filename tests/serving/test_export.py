@@ -229,3 +229,13 @@ def test_a_saved_model_of_others_is_refused(tmp_path):
     tf.saved_model.save(tf.Module(), str(tmp_path / "alien"))
     with pytest.raises(errors.UserError, match="alien is a SavedModel, but none that export made"):
         loader.load_encoder(str(tmp_path / "alien"))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 10**5])
+def test_a_damaged_config_is_named(content, path, tmp_path):
+    os.makedirs(tmp_path / "1" / "assets.extra")
+    for name in ("saved_model.pb", "variables"):
+        os.symlink(os.path.join(path, name), tmp_path / "1" / name)
+    (tmp_path / "1" / "assets.extra" / "tce_config.json").write_bytes(content)
+    with pytest.raises(errors.UserError, match="tce_config.json is damaged .*export it again"):
+        loader.load_encoder(str(tmp_path))
