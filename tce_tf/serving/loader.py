@@ -65,11 +65,7 @@ def load_encoder(
         # What `EncoderModule` says of itself; a SavedModel keeps functions and variables only.
         frames = loaded.signatures["frames"].structured_input_signature[1]["frames"]
         loaded.image_shape = tuple(frames.shape[1:])
-        try:
-            loaded.config = encoder_config(saved_model)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            path = storage.join(saved_model, export.CONFIG_ASSET)
-            raise errors.UserError(f"{path} is damaged ({error!r}); export it again") from error
+        loaded.config = encoder_config(saved_model)
         return loaded
     if storage.exists(storage.join(encoder, "config.json")):
         return _from_workdir(encoder, checkpoint)
@@ -116,10 +112,8 @@ def find_saved_model(path: str) -> str | None:
 def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     """The config of an exported encoder or a workdir; None for a SavedModel of others."""
     saved_model = find_saved_model(encoder)
-    path = storage.join(saved_model, export.CONFIG_ASSET) if saved_model else None
-    if path and storage.exists(path):
-        # Older exports do not say their weight decay.
-        settings = {"weight_decay": 0.0} | json.loads(storage.read_bytes(path))
+    settings = export_settings(saved_model) if saved_model else None
+    if settings is not None:
         return encoder_module.EncoderConfig(**_known(settings))
     path = storage.join(encoder, "config.json")
     if saved_model is None and storage.exists(path):
@@ -134,6 +128,24 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
             settings["weight_decay"] = 0.0  # decoupled from the gradient, so no loss has it
         return encoder_module.EncoderConfig(**_known(settings))
     return None
+
+
+def export_settings(saved_model: str) -> dict | None:
+    """What an export says of itself: the config's fields and its `variables` by name; None if nothing.
+
+    Raises:
+      errors.UserError: the file is damaged.
+    """
+    path = storage.join(saved_model, export.CONFIG_ASSET)
+    if not storage.exists(path):
+        return None
+    try:
+        # Older exports do not say their weight decay.
+        settings = {"weight_decay": 0.0, "variables": None} | json.loads(storage.read_bytes(path))
+        _known(settings)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.UserError(f"{path} is damaged ({error!r}); export it again") from error
+    return settings
 
 
 def _known(settings: dict) -> dict:

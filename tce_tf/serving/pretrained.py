@@ -1,7 +1,5 @@
 """How do an encoder's weights get into a backbone that trains on? From all that `--encoder` names."""
 
-import json
-import os
 
 import numpy as np
 import tensorflow as tf
@@ -9,7 +7,7 @@ from absl import logging
 
 from tce_tf import compat, errors
 from tce_tf.modeling import resnet, torch_names
-from tce_tf.serving import encoder_module, export, loader
+from tce_tf.serving import encoder_module, loader
 
 
 def read_backbone(
@@ -83,10 +81,7 @@ def assign_backbone(
 
 def _from_saved_model(path: str):
     config = loader.encoder_config(path)
-    names = None
-    if config is not None:
-        with open(os.path.join(path, export.CONFIG_ASSET), encoding="utf-8") as file:
-            names = json.load(file).get("variables")
+    names = config and loader.export_settings(path)["variables"]
     if names is None:
         raise errors.UserError(f"{path} is a SavedModel, but none that export made")
     if not names:
@@ -96,6 +91,10 @@ def _from_saved_model(path: str):
     except (OSError, ValueError, tf.errors.OpError) as error:
         first = str(error).splitlines()[0]
         raise errors.UserError(f"{path} cannot be loaded: {first}") from error
+    if len(names) != len(variables):
+        raise errors.UserError(
+            f"{path} is damaged: {len(variables)} variables, {len(names)} names; export it again"
+        )
     found = dict(zip(names, variables, strict=True))
     return config, {
         name: value.numpy() for name, value in found.items() if name.startswith("backbone.")
