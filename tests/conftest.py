@@ -1,5 +1,6 @@
 """What do all tests share? Devices, small shards, the markers `slow` and `gpu`."""
 
+import gc
 import os
 import sys
 
@@ -7,6 +8,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import ops
 
 # For helper modules beside the tests (golden_recipe).
 sys.path.insert(0, os.path.dirname(__file__))
@@ -39,6 +41,20 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="not marked gpu: run by pytest without --gpu"))
         if "slow" in item.keywords and not config.getoption("--runslow"):
             item.add_marker(pytest.mark.skip(reason="slow: run by make test-all"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_graphs():
+    """Frees the graphs, with all variables in them, of the tests of a file: 8 GB by the end otherwise.
+
+    TensorFlow registers custom gradients (Keras's optimizers make some) for the life of the process,
+    and each of them holds the graph in which it was made. There is no public way to take one back.
+    """
+    yield
+    registered = ops.gradient_registry._registry
+    for name in [name for name in registered if name.startswith("CustomGradient-")]:
+        del registered[name]
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
