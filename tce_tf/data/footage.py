@@ -25,7 +25,7 @@ from tce_tf.data import (
 from tce_tf.data import manifest as manifests
 from tce_tf.data.pictures import VideoError
 
-_READ_FRAMES = 32  # of a shard in one call
+_READ_FRAMES = 32  # of a shard in one call, fewer where they are very large
 
 
 class Files:
@@ -120,8 +120,10 @@ class Shards:
         """As `Files.frames`."""
         timestamps = self._reader.timestamps(number).tolist()
         fault, count = "", 0
-        for first in range(0, len(timestamps), _READ_FRAMES):
-            frames = np.arange(first, min(first + _READ_FRAMES, len(timestamps)))
+        pixels = int(self._reader.heights[number]) * int(self._reader.widths[number])
+        at_once = max(1, min(_READ_FRAMES, pictures.MAX_SOURCE_PIXELS // pixels))
+        for first in range(0, len(timestamps), at_once):
+            frames = np.arange(first, min(first + at_once, len(timestamps)))
             images: list = [None] * len(frames)
             problems = decoding.for_each_frame(
                 self._reader, np.full(len(frames), number), frames, images.__setitem__
@@ -140,11 +142,11 @@ class Shards:
         """As `Files.frame_at`."""
         frame = int(np.searchsorted(self._reader.timestamps(number), timestamp))
         frame = min(frame, int(self._reader.num_frames[number]) - 1)
-        try:
-            (jpeg,) = self._reader.read_frames([number], [frame])
-            return decoding.decode_jpeg(jpeg)
-        except (shard_reader.FrameError, ValueError) as error:
-            raise VideoError(str(error)) from error
+        images: list = [None]
+        (problem,) = decoding.for_each_frame(self._reader, [number], [frame], images.__setitem__)
+        if problem is not None:
+            raise VideoError(problem)
+        return images[0]
 
     def num_frames(self, number: int) -> int:
         """As `Files.num_frames`, exactly."""

@@ -1,6 +1,5 @@
 """How do an encoder's weights get into a backbone that trains on? From all that `--encoder` names."""
 
-
 import numpy as np
 import tensorflow as tf
 from absl import logging

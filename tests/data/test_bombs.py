@@ -13,8 +13,8 @@ import tiny_videos
 from PIL import Image
 
 from tce_tf import errors
+from tce_tf.data import footage, foreign_shards, shard_format, shard_reader
 from tce_tf.data import manifest as manifests
-from tce_tf.data import shard_format, shard_reader
 
 LIMIT = "more than the 67108864 px this program decodes"
 SIDE = 15_000  # 225 million px, below what libav itself refuses
@@ -151,6 +151,23 @@ def test_manifests_claim_no_more_than_is_decoded(tmp_path):
     folder = _shards(tmp_path / "a", [jpeg], 60_000, 60_000)
     with pytest.raises(errors.UserError, match="impossible number of frames or size"):
         shard_reader.ShardReader([folder])
+
+
+def test_a_single_frame_is_refused_as_all_are(tmp_path):
+    jpeg = _jpeg(tmp_path)
+    shards = footage.Shards(_shards(tmp_path / "a", [jpeg, bombs.claiming(jpeg, 60_000, 60_000)]))
+    assert shards.frame_at(0, 0).shape == (48, 64, 3)
+    with pytest.raises(footage.VideoError, match="60000x60000 pixels, 48x64 indexed"):
+        shards.frame_at(0, 1)
+
+
+def test_other_programs_shards_claim_no_more_either(tmp_path):
+    jpeg = bombs.claiming(_jpeg(tmp_path), 60_000, 60_000)
+    folder = _shards(tmp_path / "a", [jpeg])
+    for name in ("manifest.json", "a.index.npy"):
+        os.unlink(os.path.join(folder, name))
+    with pytest.raises(errors.UserError, match=f"a.tfrecord: 60000x60000 px is {LIMIT}"):
+        foreign_shards.index_folder(folder)
 
 
 def test_an_index_leads_out_of_no_shard(tmp_path):
