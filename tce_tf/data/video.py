@@ -93,6 +93,11 @@ def _sized(source: Source, sizing: Sizing, fps: float) -> Iterator[tuple[int, ob
         yield timestamp, frame, target, rotation
 
 
+def _reason(error: Exception) -> str:
+    """What is wrong with a frame; libswscale refuses colour spaces that do not exist."""
+    return str(error) if isinstance(error, VideoError) else error.strerror
+
+
 def _to_image(frame: av.VideoFrame, target: tuple[int, int], rotation: int) -> np.ndarray:
     if not rotation:
         return pictures.to_rgb(frame, *target)
@@ -122,14 +127,14 @@ def iterate_frames(
     """
     source, count = Source(path, start_us), 0
     for timestamp, frame, target, rotation in _sized(source, sizing or Sizing(0), fps):
-        if isinstance(frame, str):
-            try:
+        try:
+            if isinstance(frame, str):
                 image = pictures.resize(pictures.load_picture(frame), *target)
-            except VideoError as error:
-                source.damaged(str(error))
-                continue
-        else:
-            image = _to_image(frame, target, rotation)
+            else:
+                image = _to_image(frame, target, rotation)
+        except (VideoError, av.error.FFmpegError) as error:
+            source.damaged(_reason(error))
+            continue
         count += 1
         yield timestamp, np.ascontiguousarray(image)
     if not count:
@@ -156,18 +161,17 @@ def encode_clip(
     jpegs, timestamps, total, target = [], [], 0, (0, 0)
     sized = _sized(source, options.sizing, options.fps)
     for timestamp, frame, target, rotation in sized:  # noqa: B007
-        if isinstance(frame, str):
-            try:
+        try:
+            if isinstance(frame, str):
                 jpeg = pictures.stored_jpeg(frame, target, options.jpeg_quality)
-            except VideoError as error:
-                source.damaged(str(error))
-                continue
-        else:
-            jpeg = (
-                pictures.encode_jpeg(_to_image(frame, target, rotation), options.jpeg_quality)
-                if rotation
-                else frame_jpeg.encode_frame(frame, *target, options.jpeg_quality)
-            )
+            elif rotation:
+                image = _to_image(frame, target, rotation)
+                jpeg = pictures.encode_jpeg(image, options.jpeg_quality)
+            else:
+                jpeg = frame_jpeg.encode_frame(frame, *target, options.jpeg_quality)
+        except (VideoError, av.error.FFmpegError) as error:
+            source.damaged(_reason(error))
+            continue
         total += len(jpeg)
         if total > options.max_bytes:
             raise VideoError(
@@ -224,7 +228,7 @@ def probe(path: str) -> Probe:
         else:
             try:
                 seconds = sum(1 for packet in container.demux(stream) if packet.size) / rate
-            except av.error.FFmpegError:
+            except video_source.DEMUX_ERRORS:
                 seconds = 0.0  # what can be read is found out when it is decoded
         # What a header claims is no more than its file can hold: a byte a frame, and a second.
         most = os.path.getsize(path)

@@ -3,6 +3,7 @@
 Nothing is resized or encoded here: `video.py` does that.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ _CONTAINER_OPTIONS = {
 # Checked by the decoders themselves, so that a picture which claims more than its container does
 # (or than the first picture) takes no memory either.
 _CODEC_OPTIONS = {"max_pixels": str(pictures.MAX_SOURCE_PIXELS)}
+
+# Of a damaged file; the second is PyAV's, at a stream that the header does not announce.
+DEMUX_ERRORS = (av.error.FFmpegError, IndexError)
 
 av.logging.set_level(None)  # damage is reported by us, once a video, with its name
 
@@ -80,11 +84,14 @@ class Source:
             yield round(number * 1e6 / FRAME_FOLDER_FPS), os.path.join(self.path, name)
 
     def _decoded(self) -> Iterator[tuple[int, av.VideoFrame]]:
-        with open_video(self.path) as container:
+        with contextlib.ExitStack() as opened:
+            container = opened.enter_context(open_video(self.path))
             stream = video_stream(container)
-            self.frame_rate = float(stream.average_rate or stream.guessed_rate or 0)
             if self._start_us and not self._seek(container, stream):
-                container.seek(0)
+                # Anew: not every file that cannot be sought in can be wound back.
+                container = opened.enter_context(open_video(self.path))
+                stream = video_stream(container)
+            self.frame_rate = float(stream.average_rate or stream.guessed_rate or 0)
             cut = bool(self._start_us) or self._end_us is not None
             times = _Times(container, stream, self.frame_rate, cut)
             count = 0
@@ -92,8 +99,8 @@ class Source:
                 for frame in self._clean_frames(container, stream):
                     count += 1
                     yield times.of(frame), frame
-            except av.error.FFmpegError as error:
-                self.damaged(error.strerror)
+            except DEMUX_ERRORS as error:
+                self.damaged(getattr(error, "strerror", "a stream its header does not announce"))
             # Headers miscount by a frame or two (B-frames, edit lists); a missing tail is more.
             if not cut and count < stream.frames * 0.98 - 2:
                 self.damaged(f"{count} of the {stream.frames} frames its header announces")
@@ -110,7 +117,7 @@ class Source:
                 return False
             container.seek(target, stream=stream, backward=True)
             return True
-        except av.error.FFmpegError:
+        except DEMUX_ERRORS:
             return False  # not seekable: reading from the front gives the same frames, later
 
     def _clean_frames(self, container, stream) -> Iterator[av.VideoFrame]:
@@ -205,7 +212,12 @@ def open_video(path: str):
             "it is no regular file" if os.path.exists(path) else "there is no such file"
         )
     try:
-        return av.open(f"file:{path}", options=_CODEC_OPTIONS, container_options=_CONTAINER_OPTIONS)
+        return av.open(
+            f"file:{path}",
+            options=_CODEC_OPTIONS,
+            container_options=_CONTAINER_OPTIONS,
+            metadata_errors="replace",  # titles are in any encoding, and nobody reads them here
+        )
     except av.error.FFmpegError as error:
         empty = os.path.isfile(path) and os.path.getsize(path) == 0
         reason = "the file is empty" if empty else f"no readable video file ({error.strerror})"
