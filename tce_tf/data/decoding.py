@@ -16,7 +16,7 @@ from concurrent import futures
 import numpy as np
 import simplejpeg
 
-from tce_tf.data import shard_reader
+from tce_tf.data import pictures, shard_reader
 
 
 def decode_jpeg(jpeg: bytes) -> np.ndarray:
@@ -86,12 +86,18 @@ def _decode_as_indexed(reader, video: int, frame: int, jpeg: bytes) -> np.ndarra
       FrameError: damaged, or of another size.
     """
     expected = int(reader.heights[video]), int(reader.widths[video])
+    # Before room is made for what it claims; simplejpeg's own fails on chroma as 4:4:1.
+    header = pictures.read_jpeg_header(jpeg)
+    found = header and (header.height, header.width)
     try:
-        # Before room is made for what a header claims.
-        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
-        if (height, width) == expected:
-            return decode_jpeg(jpeg)
-        problem = f"{height}x{width} pixels, {expected[0]}x{expected[1]} indexed"
+        if found == expected:
+            image = decode_jpeg(jpeg)
+            found = image.shape[:2]
+        if found == expected:
+            return image
+        problem = "not a JPEG"
+        if found:
+            problem = f"{found[0]}x{found[1]} pixels, {expected[0]}x{expected[1]} indexed"
     except ValueError as error:
         problem = str(error)
     folder = reader.folders[int(reader.folder_of[video])]

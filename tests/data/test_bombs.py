@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import subprocess
 import sys
 import zlib
@@ -9,11 +10,12 @@ import zlib
 import bombs
 import numpy as np
 import pytest
+import test_mutated_videos
 import tiny_videos
 from PIL import Image
 
 from tce_tf import errors
-from tce_tf.data import footage, foreign_shards, shard_format, shard_reader
+from tce_tf.data import decoding, footage, foreign_shards, shard_format, shard_reader
 from tce_tf.data import manifest as manifests
 
 LIMIT = "more than the 67108864 px this program decodes"
@@ -159,6 +161,20 @@ def test_a_single_frame_is_refused_as_all_are(tmp_path):
     assert shards.frame_at(0, 0).shape == (48, 64, 3)
     with pytest.raises(footage.VideoError, match="60000x60000 pixels, 48x64 indexed"):
         shards.frame_at(0, 1)
+
+
+def test_any_damage_to_a_jpeg_is_one_bad_frame(tmp_path):
+    """Chroma as 4:4:1 was found so: a header of it made simplejpeg fail otherwise than by damage."""
+    good = _jpeg(tmp_path)
+    at = good.index(b"\xff\xc0") + 11
+    jpegs = [good, good[:at] + b"\x14" + good[at + 1 :]]
+    rng = random.Random(0)
+    jpegs += [test_mutated_videos.changed(good, rng) for _ in range(2000)]
+    reader = shard_reader.ShardReader([_shards(tmp_path / "a", jpegs)])
+    count = len(jpegs)
+    problems = decoding.for_each_frame(reader, [0] * count, range(count), lambda i, image: None)
+    assert problems[0] is None and sum(problem is not None for problem in problems) > 200
+    assert all(problem is None or " of video v in " in problem for problem in problems)
 
 
 def test_other_programs_shards_claim_no_more_either(tmp_path):
