@@ -6,9 +6,14 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import hypothesis
 import pytest
 import tensorflow as tf
 from tensorflow.python.framework import ops
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 # For helper modules beside the tests (golden_recipe).
 sys.path.insert(0, os.path.dirname(__file__))

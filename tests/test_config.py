@@ -101,7 +101,7 @@ def _values(field):
     ("cls", "module"), [(config.TrainConfig, train), (config.FinetuneConfig, finetune)]
 )
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.filter_too_much], deadline=None)
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 def test_any_settings_come_back_from_flags_and_json(tmp_path_factory, cls, module, data):
     """Through `flags.txt` and `config.json` as a run writes them, whatever the settings."""
     chosen = data.draw(st.lists(st.sampled_from(dataclasses.fields(cls)), max_size=4, unique=True))
