@@ -64,7 +64,11 @@ class Files:
         """
         path = self.path(number)
         if is_picture(path):
-            yield 0, pictures.load_picture(path)
+            try:
+                image = pictures.load_picture(path)
+            except VideoError as error:  # the caller names the file, as it does a video's
+                raise VideoError(str(error).removeprefix(f"{os.path.basename(path)}: ")) from error
+            yield 0, image
         else:
             yield from video.iterate_frames(path)
 

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from tce_tf import config as config_lib
 from tce_tf import errors
 from tce_tf.data import storage
 from tce_tf.modeling import checkpoint_files, resnet, torch_file
@@ -149,7 +150,23 @@ def export_settings(saved_model: str) -> dict | None:
 
 
 def _known(settings: dict) -> dict:
-    return {name: settings[name] for name in encoder_module.EncoderConfig.__dataclass_fields__}
+    """The fields of an `EncoderConfig`, fit to build layers from.
+
+    Raises:
+      KeyError, TypeError, ValueError: one is missing, or is what no run or export has.
+    """
+    found = {name: settings[name] for name in encoder_module.EncoderConfig.__dataclass_fields__}
+    largest = {"image_size": config_lib.MAX_IMAGE_SIZE, "embedding_width": 2**16}
+    is_sound = (
+        found["backbone"] in config_lib.BACKBONES
+        and found["resize_mode"] in ("crop", "squash")
+        and found["input_mode"] in resnet.INPUT_CHANNELS
+        and all(type(found[n]) is int and 0 < found[n] <= most for n, most in largest.items())
+        and 0 <= found["weight_decay"] < float("inf")
+    )
+    if not is_sound:
+        raise ValueError(f"no encoder has {found}")
+    return found
 
 
 def weights_digest(encoder) -> str:

@@ -231,7 +231,24 @@ def test_a_saved_model_of_others_is_refused(tmp_path):
         loader.load_encoder(str(tmp_path / "alien"))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"[" * 10**5])
+GOOD = dataclasses.asdict(CONFIG)
+EDITS = [GOOD | edit for edit in (
+    {"backbone": "vgg"}, {"backbone": []}, {"image_size": 10**9}, {"image_size": "64"},
+    {"embedding_width": -1}, {"embedding_width": 10**9}, {"resize_mode": None},
+    {"input_mode": "flow"}, {"weight_decay": "x"},
+)]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [*EDITS, [], 1])
+def test_a_workdirs_config_edited_by_hand_is_named(settings, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"settings": settings}))
+    with pytest.raises(errors.UserError, match="config.json is damaged: .+"):
+        loader.load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b"[" * 10**5, json.dumps(EDITS[2]).encode()]
+)
 def test_a_damaged_config_is_named(content, path, tmp_path):
     os.makedirs(tmp_path / "1" / "assets.extra")
     for name in ("saved_model.pb", "variables"):
