@@ -189,6 +189,8 @@ def run(
         if not isinstance(error, MemoryError | oom):
             raise
         lines = str(error).splitlines() or ["MemoryError"]
+        if "No space left on device" in lines[0]:  # TensorFlow has one error for both
+            _fail(f"a disk is full: {lines[0]}", 1)
         reason = next((line for line in lines if "OOM" in line), lines[0])
         _fail(f"not enough memory; make batches, images or --num_negatives smaller ({reason})", 1)
 

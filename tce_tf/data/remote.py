@@ -10,6 +10,8 @@ and S3_ENDPOINT (with its `http://`) for a store that is not Amazon's.
 import contextlib
 import ctypes
 import functools
+import re
+import sys
 from collections.abc import Iterator
 
 from tce_tf import errors
@@ -77,19 +79,21 @@ def _register(scheme: str) -> None:
 
 @contextlib.contextmanager
 def as_os_errors(path: str) -> Iterator[None]:
-    """Turns a remote file system's error into an `OSError` with its first line."""
-    if not is_remote(path):
-        yield
-        return
-    import tensorflow as tf
-
+    """Turns an error of TensorFlow's file systems, the local one too, into an `OSError` of one line."""
     try:
         yield
-    except tf.errors.NotFoundError as error:
-        raise FileNotFoundError(2, _first_line(error), path) from error
-    except tf.errors.OpError as error:
-        raise OSError(5, _first_line(error), path) from error
+    except Exception as error:
+        tf = sys.modules.get("tensorflow")  # local paths that it does not touch never import it
+        if tf is None or not isinstance(error, tf.errors.OpError):
+            raise
+        if isinstance(error, tf.errors.NotFoundError):
+            raise FileNotFoundError(2, _reason(error), path) from error
+        raise OSError(5, _reason(error), path) from error
 
 
-def _first_line(error) -> str:
-    return str(error.message).splitlines()[0] if error.message else type(error).__name__
+def _reason(error) -> str:
+    """What the system said: the first line, without the operation and the path around it."""
+    if not error.message:
+        return type(error).__name__
+    first = str(error.message).splitlines()[0]
+    return re.sub(r"^(\{\{.*?\}\} )?(/\S*; )?| \[Op:\w+\]$", "", first)

@@ -6,7 +6,6 @@ lock, and during a run the unfinished files.
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import shutil
@@ -15,9 +14,9 @@ import tempfile
 from absl import logging
 
 from tce_tf import errors
+from tce_tf.data import locks, remote, shard_format, storage, workers
 from tce_tf.data import manifest as manifests
 from tce_tf.data import plan as plans
-from tce_tf.data import remote, shard_format, storage, workers
 
 WORK_FOLDER = ".make_tfrecords"
 _PARTIAL = "partial"
@@ -139,25 +138,14 @@ def _identity(clip: plans.PlannedClip) -> dict:
 def lock(output: str):
     """Keeps a second run out of a local shard folder, and clears what a killed run left there.
 
-    Nothing locks an object store: two runs at once would write the same bytes twice.
+    Two runs at once into an object store, which has no locks, would write the same bytes twice.
     """
     if remote.is_remote(output):
         yield
         return
     work = os.path.join(output, WORK_FOLDER)
-    storage.make_folder(work)
-    try:
-        file = open(os.path.join(work, "lock"), "w")  # noqa: SIM115 -- held until the end
-    except OSError as error:
-        raise errors.UserError(f"cannot write to {output}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise errors.UserError(
-                f"another make_tfrecords is writing to {output}; wait for it or choose another "
-                "--output"
-            ) from None
+    lock_file = os.path.join(work, "lock")
+    with locks.exclusive(lock_file, command="make_tfrecords", output=output, flag="output"):
         partial = os.path.join(work, _PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
         try:

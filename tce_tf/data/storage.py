@@ -29,8 +29,13 @@ def join(folder: str, name: str) -> str:
 
 
 @contextlib.contextmanager
-def _reported(doing: str, path: str) -> Iterator[None]:
-    """Turns what a disk or a store refuses into a `UserError` of one line."""
+def reported(doing: str, path: str) -> Iterator[None]:
+    """Turns what a disk or a store refuses, TensorFlow too, into a `UserError` of one line.
+
+    Args:
+      doing: what is being done, as in `write`.
+      path: what it is done to.
+    """
     try:
         with as_os_errors(path):
             yield
@@ -44,7 +49,7 @@ def read_bytes(path: str) -> bytes:
     Raises:
       errors.UserError: the file is missing or cannot be read.
     """
-    with _reported("read", path):
+    with reported("read", path):
         with open_to_read(path) as file:
             return file.read()
 
@@ -60,7 +65,7 @@ def size(path: str) -> int | None:
     Raises:
       errors.UserError: the file may exist but cannot be looked at.
     """
-    with _reported("read", path):
+    with reported("read", path):
         try:
             with as_os_errors(path):
                 return gfile(path).stat(path).length if is_remote(path) else os.stat(path).st_size
@@ -70,13 +75,13 @@ def size(path: str) -> int | None:
 
 def exists(path: str) -> bool:
     """Whether there is a file or a folder of that name; in a store a folder is what holds an object."""
-    with _reported("read", path):
+    with reported("read", path):
         return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
 def names(folder: str) -> list[str]:
     """Names of files and folders in a folder, sorted; none where there is no such folder."""
-    with _reported("read folder", folder):
+    with reported("read folder", folder):
         if not is_remote(folder):
             return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         if not gfile(folder).isdir(folder):
@@ -92,7 +97,7 @@ def sizes(folder: str) -> dict[str, int]:
     Raises:
       errors.UserError: no such folder, or it cannot be listed.
     """
-    with _reported("read folder", folder):
+    with reported("read folder", folder):
         if is_remote(folder):
             if not gfile(folder).isdir(folder):
                 raise FileNotFoundError(2, "no such folder", folder)
@@ -113,7 +118,7 @@ def make_folder(folder: str) -> None:
     Raises:
       errors.UserError: it cannot be made.
     """
-    with _reported("make folder", folder):
+    with reported("make folder", folder):
         if is_remote(folder):
             gfile(folder).makedirs(folder)
         else:
@@ -126,7 +131,7 @@ def write_atomic(path: str, content: bytes) -> None:
     Raises:
       errors.UserError: the disk is full, the folder is not writable, ...
     """
-    with _reported("write", path):
+    with reported("write", path):
         if is_remote(path):
             # Object stores make an object visible only when its upload is complete.
             with gfile(path).GFile(path, "wb") as file:
@@ -176,7 +181,7 @@ def sync(folder: str, prefix: str) -> None:
     """
     if is_remote(folder):
         return
-    with _reported("write", folder):
+    with reported("write", folder):
         names = [name for name in os.listdir(folder) if name.startswith(prefix)]
         for path in [*(os.path.join(folder, name) for name in names), folder]:
             descriptor = os.open(path, os.O_RDONLY)
@@ -192,7 +197,7 @@ def remove(folder: str, prefix: str) -> None:
     Raises:
       errors.UserError: the folder is not writable.
     """
-    with _reported("remove files of", folder):
+    with reported("remove files of", folder):
         if is_remote(folder):
             with as_os_errors(folder):
                 for name in gfile(folder).listdir(folder):
@@ -215,7 +220,7 @@ def publish_folder(temporary: str, folder: str, last: str) -> None:
     Raises:
       errors.UserError: it cannot be written.
     """
-    with _reported("write", folder):
+    with reported("write", folder):
         if not is_remote(folder):
             os.chmod(temporary, 0o755)  # mkdtemp's folders are private
             os.rename(temporary, folder)
@@ -245,7 +250,7 @@ class Appender:
         """
         self._path, self._clock = path, clock
         self._file = None
-        with _reported("write", path):
+        with reported("write", path):
             if is_remote(path):
                 self._text = b"" if size(path) is None else read_bytes(path)
                 self._written, self._last = len(self._text), clock()
@@ -255,7 +260,7 @@ class Appender:
     def write(self, text: str) -> None:
         """Adds text."""
         if self._file is not None:
-            with _reported("write", self._path):
+            with reported("write", self._path):
                 self._file.write(text.encode())
                 self._file.flush()
             return
@@ -266,7 +271,8 @@ class Appender:
     def sync(self) -> None:
         """Returns when all that was written is safe: on the disk, or in the store."""
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            with reported("write", self._path):
+                os.fsync(self._file.fileno())
         elif self._written < len(self._text):
             write_atomic(self._path, self._text)
             self._written, self._last = len(self._text), self._clock()

@@ -7,7 +7,6 @@ shards where an undisturbed run would.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.data import storage
+from tce_tf.data import locks, storage
 from tce_tf.evaluation import collection
 from tce_tf.evaluation.collection import Rows
 
@@ -35,7 +34,15 @@ class ShardWriter:
         self._folder = folder or "."
         storage.make_folder(self._folder)
         self._partial = os.path.join(self._folder, f".{stem}.partial")
-        self._lock = _lock(os.path.join(self._folder, f".{stem}.lock"), path)
+        self._lock = contextlib.ExitStack()
+        self._lock.enter_context(
+            locks.exclusive(
+                os.path.join(self._folder, f".{stem}.lock"),
+                command="embed",
+                output=path,
+                flag="output",
+            )
+        )
         self._writer: tf.io.TFRecordWriter | None = None
         self._videos: list[dict] = []  # in the shard being written
         self._video: dict = {}
@@ -240,19 +247,3 @@ def _begun_otherwise(path: str, key: str, earlier: dict, now: dict) -> errors.Us
 def _not_written(path: str, reason: str) -> errors.UserError:
     first = reason.strip().partition("\n")[0]
     return errors.UserError(f"--output: {path} cannot be written: {first}")
-
-
-def _lock(file: str, path: str):
-    """Keeps a second run out of a collection; given back when the file is closed."""
-    try:
-        lock = open(file, "w")  # noqa: SIM115 -- held until the writer ends
-    except OSError as error:
-        raise _not_written(path, error.strerror) from error
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise errors.UserError(
-            f"another embed is writing to {path}: wait for it or choose another --output"
-        ) from None
-    return lock

@@ -12,6 +12,7 @@ import tensorflow as tf
 from absl import logging
 
 from tce_tf import errors
+from tce_tf.data import storage
 
 _INDEX = re.compile(r"ckpt-(\d+)\.index")
 
@@ -32,6 +33,22 @@ def steps(folder: str) -> list[int]:
         return []
     found = (_INDEX.fullmatch(name) for name in tf.io.gfile.listdir(folder))
     return sorted(int(match[1]) for match in found if match)
+
+
+def write(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
+    """Writes a checkpoint and sees it onto the disk.
+
+    Raises:
+      errors.UserError: the disk is full, the folder is not writable, ...
+    """
+    folder, name = os.path.split(prefix)
+    try:
+        with storage.reported("write", prefix):
+            checkpoint.write(prefix)
+        storage.sync(folder, f"{name}.")
+    finally:  # what a full disk or a writer that was killed has left
+        for left in tf.io.gfile.glob(f"{folder}/ckpt-*_temp*"):
+            tf.io.gfile.rmtree(left)
 
 
 def problem(prefix: str) -> str | None:

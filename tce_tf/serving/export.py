@@ -59,26 +59,27 @@ def export_encoder(
     except OSError as error:
         raise errors.UserError(f"cannot write to {output}: {error.strerror}") from error
     try:
-        tf.saved_model.save(
-            module,
-            temporary,
-            signatures={
-                "serving_default": module.image_bytes,
-                "frames": module.frames,
-                "clip": module.clip,
-            },
-            options=tf.saved_model.SaveOptions(namespace_whitelist=[]),
-        )
-        foreign = operations(temporary) & _PYTHON_OPS
-        if foreign:
-            raise RuntimeError(f"the export for {size} px holds Python operations: {foreign}")
-        os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
-        with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
-            names = [] if is_frozen else module.variable_names
-            content = dataclasses.asdict(module.config) | {"variables": names}
-            json.dump(content, file, indent=2)
-        warmup.write(temporary, module.config, model=os.path.basename(output.rstrip("/")))
-        storage.publish_folder(temporary, target, last=SAVED_MODEL)
+        with storage.reported("write", target):
+            tf.saved_model.save(
+                module,
+                temporary,
+                signatures={
+                    "serving_default": module.image_bytes,
+                    "frames": module.frames,
+                    "clip": module.clip,
+                },
+                options=tf.saved_model.SaveOptions(namespace_whitelist=[]),
+            )
+            foreign = operations(temporary) & _PYTHON_OPS
+            if foreign:
+                raise RuntimeError(f"the export for {size} px holds Python operations: {foreign}")
+            os.makedirs(os.path.join(temporary, "assets.extra"), exist_ok=True)
+            with open(os.path.join(temporary, CONFIG_ASSET), "w", encoding="utf-8") as file:
+                names = [] if is_frozen else module.variable_names
+                content = dataclasses.asdict(module.config) | {"variables": names}
+                json.dump(content, file, indent=2)
+            warmup.write(temporary, module.config, model=os.path.basename(output.rstrip("/")))
+            storage.publish_folder(temporary, target, last=SAVED_MODEL)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

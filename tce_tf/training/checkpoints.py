@@ -35,13 +35,14 @@ class Checkpoints:
         self._passed_over: set[int] = set()
 
     def save(self, step: int) -> str:
-        """Writes a checkpoint, sees it onto the disk, removes the oldest; returns its path."""
+        """Writes a checkpoint, sees it onto the disk, removes the oldest; returns its path.
+
+        Raises:
+          errors.UserError: it cannot be written. Those before it are untouched.
+        """
         prefix = checkpoint_files.prefix_of(self._folder, step)
         self._step.assign(step)
-        self._checkpoint.write(prefix)
-        storage.sync(self._folder, f"ckpt-{step}.")
-        for name in tf.io.gfile.glob(f"{self._folder}/ckpt-*_temp*"):
-            tf.io.gfile.rmtree(name)  # what writers that were killed have left
+        checkpoint_files.write(self._checkpoint, prefix)
         self._passed_over.discard(step)
         done = [s for s in checkpoint_files.steps(self._folder) if s <= step]
         for old in [s for s in done if s not in self._passed_over][: -self._keep]:

@@ -56,8 +56,13 @@ def _finetune(config: config_lib.FinetuneConfig) -> FinetuneResult:
     folders = [config_lib.split_paths(paths) for paths in (config.train, config.test)]
     train, test = map(shard_reader.ShardReader, folders)
     protocols.check_labelled(train, test)
-    setup.make_folders(config)
     strategy = strategies.make_strategy(config.strategy)
+    setup.make_folders(config)
+    with setup.sole_writer(config.workdir, "finetune", strategy):
+        return _run(config, folders, train, test, strategy)
+
+
+def _run(config, folders, train, test, strategy) -> FinetuneResult:
     strategies.check_batch_size(config.batch_size, strategy)
     settings, weights = _starting_point(config, train.class_names)
     make_input = functools.partial(_make_input, config, settings, train)
@@ -220,8 +225,8 @@ class _Monitor:
         """The scores of the weights as they are now, which are saved if they are the best so far."""
         scores, _ = self.scores_at(step)
         if self._is_better(step, scores):
-            self._checkpoint.write(checkpoint_files.prefix_of(self._folder, step))
-            storage.sync(self._folder, f"ckpt-{step}.")
+            prefix = checkpoint_files.prefix_of(self._folder, step)
+            checkpoint_files.write(self._checkpoint, prefix)
             # The one before stays: a run that is killed now goes on from an earlier step.
             for old in checkpoint_files.steps(self._folder)[:-2]:
                 storage.remove(self._folder, f"ckpt-{old}.")

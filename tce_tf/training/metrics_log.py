@@ -34,7 +34,9 @@ class MetricsLog:
         self._path = os.path.join(workdir, "metrics.jsonl")
         cut_back(self._path, start_step)
         self._file = storage.Appender(self._path)
-        self._summaries = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self._events = os.path.join(workdir, "tensorboard")
+        with storage.reported("write", self._events):
+            self._summaries = tf.summary.create_file_writer(self._events)
         self._start_step, self._total_steps = start_step, total_steps
         self._started = time.monotonic()
         # A bar for a person who watches; lines for a log file.
@@ -47,13 +49,13 @@ class MetricsLog:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the scalars of a step."""
         self._file.write(json.dumps({"step": step} | dict(values)) + "\n")
-        with self._summaries.as_default(step=step):
+        with storage.reported("write", self._events), self._summaries.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
 
     def draw(self, step: int, name: str, image: np.ndarray, text: str) -> None:
         """Shows a picture of a step, uint8 [H, W, 3], and what is to be said of it, in TensorBoard."""
-        with self._summaries.as_default(step=step):
+        with storage.reported("write", self._events), self._summaries.as_default(step=step):
             tf.summary.image(name, image[np.newaxis])
             tf.summary.text(name, text)
 
@@ -85,7 +87,8 @@ class MetricsLog:
     def close(self) -> None:
         """Flushes and closes everything."""
         self._file.close()
-        self._summaries.close()
+        with storage.reported("write", self._events):
+            self._summaries.close()
         if self._bar is not None:
             self._bar.close()
 

@@ -61,14 +61,18 @@ def _train(config: config_lib.TrainConfig) -> TrainResult:
         raise errors.FlagError(f"--data={config.data}: names a folder twice")
     reader = shard_reader.ShardReader(folders)
     strategy = strategies.make_strategy(config.strategy)
-    with workers.peer_errors(strategy, config.workdir):
+    setup.make_folders(config)
+    with (
+        setup.sole_writer(config.workdir, "train", strategy),
+        workers.peer_errors(strategy, config.workdir),
+    ):
         return _run(config, folders, reader, strategy)
 
 
 def _run(config, folders, reader, strategy) -> TrainResult:
     chief = workers.is_chief(strategy)
     strategies.check_batch_size(config.batch_size, strategy, config.accumulate_steps)
-    readers = _check_outputs(config)
+    readers = _monitored_videos(config)
     inputs = setup.make_input(config, reader)
     total_steps = inputs.steps_per_epoch * config.epochs
     last_step = min(config.steps or total_steps, total_steps)
@@ -122,16 +126,12 @@ def _run(config, folders, reader, strategy) -> TrainResult:
     return TrainResult(last_step, metrics, export_path)
 
 
-def _check_outputs(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardReader, ...]:
-    """Finds out now, not after the training, what would fail at its end.
-
-    Returns:
-      The readers of `--eval_train` and `--eval_test`, if given.
+def _monitored_videos(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardReader, ...]:
+    """The readers of `--eval_train` and `--eval_test`, if given.
 
     Raises:
-      errors.UserError: a folder that cannot be made, or data that the monitor cannot score.
+      errors.UserError: data that the monitor could not score later.
     """
-    setup.make_folders(config)
     if not config.eval_train:
         return ()
     readers = tuple(

@@ -1,5 +1,6 @@
 """What does a run consist of? Model, optimizer, schedule and inputs, made from its settings."""
 
+import contextlib
 import dataclasses
 
 import keras
@@ -8,10 +9,10 @@ from absl import logging
 
 from tce_tf import compat, errors
 from tce_tf import config as config_lib
-from tce_tf.data import augmentation, pipeline, sampling, shard_reader, storage
+from tce_tf.data import augmentation, locks, pipeline, sampling, shard_reader, storage
 from tce_tf.modeling import tce_model
 from tce_tf.serving import encoder_module
-from tce_tf.training import checkpoints, optimizers, schedules, strategies
+from tce_tf.training import checkpoints, optimizers, schedules, strategies, workers
 
 
 def make_input(
@@ -143,6 +144,18 @@ def make_folders(config) -> None:
                 storage.make_folder(path)
         except errors.UserError as error:
             raise errors.UserError(f"--{name}={path}: {error}") from error
+
+
+def sole_writer(workdir: str, command: str, strategy: tf.distribute.Strategy):
+    """A context in which no other run writes to the workdir; of workers, the chief's alone writes.
+
+    Raises:
+      errors.UserError: another run does.
+    """
+    if not workers.is_chief(strategy):
+        return contextlib.nullcontext()
+    file = storage.join(workdir, ".lock")
+    return locks.exclusive(file, command=command, output=workdir, flag="workdir")
 
 
 def resume(store: checkpoints.Checkpoints, config, last_step: int) -> int:
