@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import tempfile
 
 import tensorflow as tf
 
 from tce_tf import errors
-from tce_tf.data import remote, storage
+from tce_tf.data import locks, remote, storage
 from tce_tf.serving import encoder_module, frozen, warmup
 
 SAVED_MODEL = "saved_model.pb"
@@ -38,8 +39,27 @@ def export_encoder(
       is_frozen: weights as constants, for servers alone (`frozen.freeze`).
 
     Raises:
-      errors.UserError: the version exists already, or the folder cannot be written.
+      errors.UserError: the version exists already, the folder cannot be written, or another export
+        is writing to it.
     """
+    with locks.exclusive(
+        storage.join(output, ".lock"), command="export", output=output, flag="output"
+    ):
+        _remove_unfinished(output)
+        return _export(module, output, version, is_frozen)
+
+
+def _remove_unfinished(output: str) -> None:
+    """Gives back the disk that killed exports hold. Call while no other can be writing."""
+    if remote.is_remote(output):
+        return
+    with storage.reported("remove unfinished exports in", output):
+        for name in os.listdir(output):
+            if re.fullmatch(r"\.\d+-\w+", name):
+                shutil.rmtree(os.path.join(output, name))
+
+
+def _export(module, output: str, version: int | None, is_frozen: bool) -> str:
     storage.make_folder(output)
     if version is None:
         version = max(versions(output), default=0) + 1

@@ -196,9 +196,24 @@ def test_half_an_export_has_no_number(module, path, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             export.export_encoder(module, str(tmp_path))
     # Ctrl-C leaves nothing, a kill leaves what no reader and no server takes for a version.
-    assert os.listdir(tmp_path) == [".1-left"]
+    assert sorted(os.listdir(tmp_path)) == [".1-left", ".lock"]
     assert loader.find_saved_model(str(tmp_path)) is None and export.versions(str(tmp_path)) == []
     assert export.export_encoder(module, str(tmp_path)) == f"{tmp_path}/1"
+    assert sorted(os.listdir(tmp_path)) == [".lock", "1"]  # the next one gives back its disk
+
+
+def test_two_exports_at_once_and_a_full_disk(module, tmp_path, monkeypatch):
+    def save(_, to, **__):
+        with pytest.raises(
+            errors.UserError, match=f"another export is writing to {tmp_path}; wait"
+        ):
+            export.export_encoder(module, str(tmp_path))
+        raise tf.errors.ResourceExhaustedError(None, None, f"{to}/a; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", save)
+    with pytest.raises(errors.UserError, match=f"cannot write {tmp_path}/1: No space left on dev"):
+        export.export_encoder(module, str(tmp_path))
+    assert os.listdir(tmp_path) == [".lock"]
 
 
 def test_an_export_loads_without_this_package(path):
