@@ -1,11 +1,13 @@
 """Which class is taken for which? A matrix of counts, as CSV and as a picture."""
 
 import csv
-import os
+import io
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
+
+from tce_tf.data import storage
 
 _LONGEST_NAME = 24  # characters in the picture; the CSV has all
 _COUNTS_UP_TO = 20  # classes: beyond that numbers in the cells cannot be read
@@ -26,14 +28,16 @@ def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: i
 
 
 def write_csv(path: str, counts: np.ndarray, class_names: Sequence[str]) -> None:
-    """Writes counts int [C, C] with the true class in the first column, predicted ones in the header."""
-    with open(f"{path}.tmp", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true class", *class_names])
-        writer.writerows(
-            [name, *row] for name, row in zip(class_names, counts.tolist(), strict=True)
-        )
-    os.replace(f"{path}.tmp", path)
+    """Writes counts int [C, C] with the true class in the first column, predicted ones in the header.
+
+    Raises:
+      errors.UserError: the file cannot be written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["true class", *class_names])
+    writer.writerows([name, *row] for name, row in zip(class_names, counts.tolist(), strict=True))
+    storage.write_atomic(path, text.getvalue().encode())
 
 
 def write_picture(path: str, counts: np.ndarray, class_names: Sequence[str], *, title: str) -> None:
@@ -44,6 +48,9 @@ def write_picture(path: str, counts: np.ndarray, class_names: Sequence[str], *, 
       counts: rows without a video stay blank.
       class_names: shortened for the picture where long; a sign that the font lacks becomes a box.
       title: stands above.
+
+    Raises:
+      errors.UserError: the file cannot be written.
     """
     # Imported here: it costs a second, and only these pictures need it.
     from matplotlib import figure
@@ -74,8 +81,9 @@ def write_picture(path: str, counts: np.ndarray, class_names: Sequence[str], *, 
     with warnings.catch_warnings():
         # The CSV beside it has every name in full.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        drawing.savefig(f"{path}.tmp", format="png")
-    os.replace(f"{path}.tmp", path)
+        picture = io.BytesIO()
+        drawing.savefig(picture, format="png")
+    storage.write_atomic(path, picture.getvalue())
 
 
 def short_name(name: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from tce_tf import errors
+from tce_tf.data import storage
 from tce_tf.evaluation import confusion, retrieval
 
 _TITLES = {"knn": "kNN", "linear": "linear", "retrieval": "retrieval"}
@@ -83,6 +84,9 @@ def write(
 
     Returns:
       The paths written.
+
+    Raises:
+      errors.UserError: one of them cannot be written.
     """
     written = [path]
     base = path.removesuffix(".json")
@@ -94,8 +98,6 @@ def write(
         confusion.write_picture(files[1], counts, class_names, title=title)
         written += files
     # Last: a JSON stands for all of it.
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(scores, file, indent=2, allow_nan=False)
-        file.write("\n")
-    os.replace(f"{path}.tmp", path)
+    text = json.dumps(scores, indent=2, allow_nan=False) + "\n"
+    storage.write_atomic(path, text.encode())
     return written

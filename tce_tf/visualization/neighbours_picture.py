@@ -1,8 +1,8 @@
 """What do a query and its nearest items look like? A picture of thumbnails with their cosines."""
 
+import io
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 
@@ -100,14 +100,13 @@ def write(
         axes.imshow(_shrunk(image))
         # Names are text, not formulas: parse_math would choke on a $ in one.
         axes.set_title(title, fontsize=7, parse_math=False)
-    folder = os.path.dirname(path) or "."
-    storage.make_folder(folder)
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=folder) as scratch:
-        with warnings.catch_warnings():
-            # The table has every name in full.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from")
-            drawing.savefig(os.path.join(scratch, "picture.png"), format="png")
-        storage.publish(os.path.join(scratch, "picture.png"), path)
+    picture = io.BytesIO()
+    with warnings.catch_warnings():
+        # The table has every name in full.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        drawing.savefig(picture, format="png")
+    storage.make_folder(os.path.dirname(path) or ".")
+    storage.write_atomic(path, picture.getvalue())
 
 
 def _shrunk(image: np.ndarray) -> np.ndarray:
