@@ -196,10 +196,13 @@ class ShardReader:
             beyond = rows["offset"] + rows["length"].astype(np.uint64) > self._shard_lengths[shard]
             # A sum of 64 bits may wrap around.
             beyond |= rows["offset"] > self._shard_lengths[shard]
-            if beyond.any():
-                member = members[np.argmax(beyond)]
-                fault = "its index leads out of the file"
-                raise self._frame_error(videos[member], frames[member], fault)
+            # A row of zeros, as a lost block of the disk leaves, has the checksum of no bytes.
+            wrong = beyond | (rows["length"] == 0)
+            if wrong.any():
+                first = np.argmax(wrong)
+                fault = "leads out of the file" if beyond[first] else "has no bytes for it"
+                member = members[first]
+                raise self._frame_error(videos[member], frames[member], f"its index {fault}")
             for offset, length, crc, _ in rows.tolist():
                 ranges.append((file, offset, length))
                 crcs.append(crc)

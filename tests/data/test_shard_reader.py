@@ -111,6 +111,18 @@ def test_every_flipped_byte_of_a_frame_is_found(tmp_path):
         reader.read_frames([0, 0, 1], [0, 1, 0])
 
 
+def test_a_row_of_zeros_in_the_index_is_found(tmp_path):
+    folder = _write_folder(tmp_path / "a", [2, 2], shards=1)
+    path = os.path.join(folder, "x-00000-of-00001.index.npy")
+    rows = np.load(path)
+    rows[2] = 0
+    np.save(path, rows)
+    reader = ShardReader([folder])
+    with pytest.raises(shard_reader.FrameError, match="frame 0 of video v1 .* has no bytes for it"):
+        reader.read_frames([0, 1], [0, 0])
+    reader.read_frames([0, 0, 1], [0, 1, 1])
+
+
 def test_shard_that_shrinks_while_open(tmp_path):
     folder = _write_folder(tmp_path / "a", [2, 2], shards=1)
     reader = ShardReader([folder])

@@ -34,7 +34,7 @@ class Job:
     Attributes:
       command: its name.
       flags: its flags, with `{root}` for the folder that it writes to.
-      working: a glob below the root; a file of it that is new says that work has begun.
+      working: globs below the root; a file of them that is new says that work has begun.
       result: root -> name -> array, bytes or other value that can be compared.
       intact: root, root of an undisturbed run -> nothing; asserts that all that is there under a
         final name is whole.
@@ -43,7 +43,7 @@ class Job:
 
     command: str
     flags: tuple[str, ...]
-    working: str
+    working: tuple[str, ...]
     result: Callable[[pathlib.Path], dict]
     intact: Callable[[pathlib.Path, pathlib.Path], None]
     atol: float = 0.0
@@ -74,7 +74,12 @@ class Job:
 
     def is_at_work(self, root: pathlib.Path, since: float) -> bool:
         """Whether something was written by the work itself since a time, seconds of `time.time`."""
-        for path in glob.glob(str(root / self.working), recursive=True, include_hidden=True):
+        found = (
+            path
+            for pattern in self.working
+            for path in glob.glob(str(root / pattern), recursive=True, include_hidden=True)
+        )
+        for path in found:
             try:
                 if os.stat(path).st_mtime > since:
                     return True
@@ -120,7 +125,7 @@ def make_jobs(data: dict[str, str], clips: str, run: str) -> dict[str, Job]:
             "make_tfrecords",
             (f"--input={clips}", "--output={root}/out", "--short_side=48", "--num_shards=8",
              "--num_workers=2", "--layout=auto"),
-            "out/.make_tfrecords/**",
+            ("out/.make_tfrecords/**",),
             _shard_files,
             _shards_are_whole,
         ),
@@ -128,7 +133,7 @@ def make_jobs(data: dict[str, str], clips: str, run: str) -> dict[str, Job]:
             "train",
             (f"--data={data['train']}", "--workdir={root}/run", "--num_negatives=8", "--epochs=3",
              "--steps=12", *training),
-            "run/metrics.jsonl",
+            ("run/metrics.jsonl",),
             lambda root: _tensors(root / "run", 12, ("loss", "nce_loss")),
             _checkpoints_are_whole,
         ),
@@ -136,7 +141,7 @@ def make_jobs(data: dict[str, str], clips: str, run: str) -> dict[str, Job]:
             "finetune",
             (f"--train={data['train']}", f"--test={data['test']}", "--workdir={root}/run",
              "--encoder=none", "--epochs=3", "--test_frames=2", *training),
-            "run/metrics.jsonl",
+            ("run/metrics.jsonl",),
             lambda root: _tensors(root / "run", 12, ("loss", "test.top1")) | _scores(root / "run"),
             _checkpoints_are_whole,
         ),
@@ -144,7 +149,7 @@ def make_jobs(data: dict[str, str], clips: str, run: str) -> dict[str, Job]:
             "embed",
             (f"--input={clips}", "--output={root}/all.tfrecord", "--encoder=none",
              "--image_size=32", "--rows_per_shard=30", "--batch_size=8"),
-            ".all.partial",
+            (".all.partial", "all-*"),
             lambda root: dict(collection.load(str(root / "all.tfrecord"))),
             _collection_is_whole,
             atol=1e-5,  # what a killed run did had its threads otherwise
@@ -152,7 +157,7 @@ def make_jobs(data: dict[str, str], clips: str, run: str) -> dict[str, Job]:
         Job(
             "export",
             (f"--workdir={run}", "--output={root}/out"),
-            "out/.*-*/**",
+            ("out/.*-*/**",),
             lambda root: _answers(_newest_export(root)),
             _exports_are_whole,
         ),

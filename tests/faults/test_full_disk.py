@@ -58,7 +58,7 @@ def test_no_half_a_report_or_picture(output, jobs, synthetic_shards, tmp_path):
     job = harness.Job(
         command,
         ("--encoder=none", "--image_size=32", *data, f"--output={{root}}/{output}"),
-        "*",
+        ("*",),
         lambda root: {path.name: path.stat().st_size > 0 for path in root.iterdir()},
         lambda root, reference: None,
     )

