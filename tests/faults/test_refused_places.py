@@ -47,14 +47,18 @@ def test_a_place_that_must_not_be_written(name, jobs, tmp_path, without_rights):
     harness.injected["permission denied"] += 1
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-@pytest.mark.parametrize("fault", ["closed", "folder"])
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    # To make_tfrecords and embed a folder in place of a video is a folder of their input.
+    [(name, "closed") for name in COMMANDS]
+    + [(name, "folder") for name in ("train", "finetune", "export")],
+)
 def test_input_that_cannot_be_read(name, fault, jobs, undisturbed, tmp_path, without_rights):
     """A file of it is without rights to read, or reading it fails as a bad disk's does: EISDIR."""
     source = tmp_path / "in"
     if name in ("make_tfrecords", "embed"):
         (flag,) = [f for f in jobs[name].flags if f.startswith("--input=")]
-        pattern, more = "*/*.mp4", (f"--input={source}",)
+        pattern, more = "*/*.mp4", (f"--input={source}", "--max_rejected_fraction=0")
     elif name == "export":
         (flag,) = [f for f in jobs[name].flags if f.startswith("--workdir=")]
         pattern, more = "checkpoints/*.index", (f"--workdir={source}",)
