@@ -1,4 +1,4 @@
-"""Does a long run stay as it began? Memory, open files and pace of 2,000 steps and of 500 videos embedded.
+"""Does a long run stay as it began? Memory, open files and pace of train and of embed.
 
     python experiments/benchmarks/bench_soak.py --picture=soak.png
 

@@ -197,8 +197,8 @@ def open_footage(path: str, *, flag: str = "input") -> Files | Shards:
     listing = layouts.list_clips(path)
     paths = [os.path.abspath(clip.path) for clip in listing.clips]
     root = os.path.abspath(path)
-    if os.path.isfile(path):  # a CSV file may list what lies elsewhere
-        root = os.path.commonpath([os.path.dirname(found) for found in paths] or [root])
+    if os.path.isfile(path):  # a CSV file
+        root = os.path.dirname(root)
     return Files(
         root,
         [clip.name for clip in listing.clips],

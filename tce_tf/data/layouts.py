@@ -227,19 +227,13 @@ def _read_csv(path: str) -> Listing:
                 f"{path}, line {line}: expected {','.join(columns)}, got {','.join(row)!r}"
             )
         target = os.path.normpath(os.path.join(folder, cells["path"]))
-        # An absolute path is meant as it stands; a relative one that climbs out is an accident.
-        if not os.path.isabs(cells["path"]) and not _is_below(target, folder):
+        # An absolute one too: a list from elsewhere must not have what lies elsewhere read.
+        if not _is_below(target, folder):
             raise errors.UserError(
-                f"{path}, line {line}: {cells['path']} leads out of {folder}; write an absolute path"
+                f"{path}, line {line}: {cells['path']} leads out of {folder}; put the CSV file into "
+                "a folder above all its clips"
             )
         entries.append((line, target, cells))
-    outside = [target for _, target, _ in entries if not _is_below(target, folder)]
-    if outside:
-        logging.warning(
-            "%s: %d of its absolute paths lead out of its folder, the first to %s",
-            path, len(outside), outside[0],
-        )  # fmt: skip
-    root = _common_root(folder, [target for _, target, _ in entries])
     clips: dict[str, Clip] = {}
     for line, target, cells in entries:
         is_folder = os.path.isdir(target)
@@ -248,7 +242,7 @@ def _read_csv(path: str) -> Listing:
                 (target, f"listed in {os.path.basename(path)}, line {line}, but not found")
             )
             continue
-        name = stem(os.path.relpath(target, root).replace(os.sep, "/"))
+        name = stem(os.path.relpath(target, folder).replace(os.sep, "/"))
         if name in clips:
             other = clips[name].path
             what = "listed twice" if other == target else f"same name as {other}"
@@ -264,13 +258,6 @@ def _read_csv(path: str) -> Listing:
 
 def _is_below(path: str, folder: str) -> bool:
     return path.startswith(os.path.join(folder, ""))
-
-
-def _common_root(folder: str, targets: list[str]) -> str:
-    """The folder that names are relative to: the CSV file's, or the nearest one above all clips."""
-    if all(_is_below(target, folder) for target in targets):
-        return folder
-    return os.path.commonpath([os.path.dirname(target) for target in targets])
 
 
 def class_names(clips: list[Clip], layout: str) -> list[str]:

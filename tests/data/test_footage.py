@@ -71,9 +71,8 @@ def test_one_video_one_picture_one_frame_folder(folder, monkeypatch):
     np.testing.assert_array_equal(found.frame_at(0, 0), picture(5))
 
 
-def test_a_list_of_what_lies_elsewhere(folder, tmp_path):
-    (tmp_path / "lists").mkdir()
-    path = tmp_path / "lists" / "some.csv"
+def test_a_list_of_some(folder):
+    path = folder / "some.csv"
     path.write_text(f"path\n{folder}/two.avi\n{folder}/a/one.mp4\n{folder}/none.mp4\n")
     found = footage.open_footage(str(path))
     assert found.root == str(folder) and found.sources == ["a/one.mp4", "two.avi"]

@@ -127,11 +127,11 @@ def test_csv_missing_and_double_rows_are_rejected(tmp_path):
     assert "listed twice" in reasons["a.mp4"]
 
 
-def test_csv_absolute_paths_are_named_from_their_common_folder(tmp_path):
-    _touch(tmp_path, "data/p/a.mp4", "data/q/b.mp4", "lists/readme")
-    rows = [f"{tmp_path}/data/p/a.mp4", f"{tmp_path}/data/q/b.mp4"]
-    (tmp_path / "lists" / "l.csv").write_text("\n".join(rows))
-    listing = layouts.list_clips(str(tmp_path / "lists" / "l.csv"))
+def test_csv_paths_may_be_absolute(tmp_path):
+    _touch(tmp_path, "data/p/a.mp4", "data/q/b.mp4")
+    rows = [f"{tmp_path}/data/p/a.mp4", "q/b.mp4"]
+    (tmp_path / "data" / "l.csv").write_text("\n".join(rows))
+    listing = layouts.list_clips(str(tmp_path / "data" / "l.csv"))
     assert _rows(listing) == [("p/a", None, None), ("q/b", None, None)]
 
 
@@ -180,16 +180,13 @@ def test_bad_csv_lines_are_named(tmp_path, content, message):
         layouts.list_clips(str(tmp_path / "list.csv"))
 
 
-def test_csv_paths_out_of_its_folder_are_said(tmp_path, caplog):
-    """Absolute ones are meant (a list of what lies on other disks); relative ones are an accident."""
-    _touch(tmp_path, "in/a.mp4", "elsewhere/b.mp4")
-    (tmp_path / "in" / "l.csv").write_text(f"{tmp_path}/in/a.mp4\n{tmp_path}/elsewhere/b.mp4\n")
-    with caplog.at_level("WARNING"):
-        listing = layouts.list_clips(str(tmp_path / "in" / "l.csv"))
-    assert len(listing.clips) == 2
-    assert (
-        f"1 of its absolute paths lead out of its folder, the first to {tmp_path}/e" in caplog.text
-    )
+def test_csv_paths_out_of_its_folder_are_refused(tmp_path):
+    _touch(tmp_path, "in/a.mp4", "in_too/b.mp4")
+    (tmp_path / "in" / "l.csv").write_text(f"{tmp_path}/in/a.mp4\n{tmp_path}/in_too/b.mp4\n")
+    with pytest.raises(
+        errors.UserError, match="line 2: .*/in_too/b.mp4 leads out of .*/in; put the"
+    ):
+        layouts.list_clips(str(tmp_path / "in" / "l.csv"))
 
 
 _NAME = st.text(max_size=9).filter(
