@@ -92,6 +92,7 @@ def _run(config, folders, reader, strategy) -> TrainResult:
         config.backbone,
     )  # fmt: skip
 
+    encoder = setup.EncoderCopy(model, config)
     metrics: dict[str, float] = {}
     if start_step < last_step:
         steps = loop.Loop(
@@ -106,10 +107,10 @@ def _run(config, folders, reader, strategy) -> TrainResult:
                 "mining_threshold": float(model.objective.mining_threshold(step - 1)),
                 "learning_rate": float(schedule.exact(step - 1)),
             },
-            monitor=(lambda step: _monitor(model, config, *readers)) if readers else None,
+            monitor=(lambda step: _monitor(encoder(), config, *readers)) if readers else None,
             illustrations=pictures.Pictures(
                 model,
-                lambda: setup.encoder_of(model, config),
+                encoder,
                 reader,
                 image_size=config.image_size,
                 steps_per_epoch=inputs.steps_per_epoch,
@@ -120,7 +121,7 @@ def _run(config, folders, reader, strategy) -> TrainResult:
             metrics = steps.run(start_step, last_step)
     export_path = None
     if config.export_dir and chief:
-        export_path = export.export_encoder(setup.encoder_of(model, config), config.export_dir)
+        export_path = export.export_encoder(encoder(), config.export_dir)
         logging.info("exported to %s", export_path)
     workers.wait_for_all(strategy)
     return TrainResult(last_step, metrics, export_path)
@@ -142,10 +143,8 @@ def _monitored_videos(config: config_lib.TrainConfig) -> tuple[shard_reader.Shar
     return readers
 
 
-def _monitor(model, config, train_reader, test_reader) -> dict[str, float]:
+def _monitor(encoder, config, train_reader, test_reader) -> dict[str, float]:
     """kNN accuracy and coherence of the encoder as it is now."""
-    found = protocols.evaluate(
-        setup.encoder_of(model, config), train=train_reader, test=test_reader, settings=_MONITORED
-    )
+    found = protocols.evaluate(encoder, train=train_reader, test=test_reader, settings=_MONITORED)
     projector.write(os.path.join(config.workdir, "tensorboard"), found.test_vectors, test_reader)
     return {name: x for name, x in found.scores.items() if isinstance(x, float)}

@@ -104,24 +104,33 @@ def make_optimizer(
     return optimizer
 
 
-def encoder_of(
-    model: tce_model.TCEModel, config: config_lib.TrainConfig
-) -> encoder_module.EncoderModule:
-    """The encoder inside a model as it is now, in float32 whatever the precision of the training.
+class EncoderCopy:
+    """The encoder inside a model in training, in float32 whatever the precision of the training.
 
-    A copy: nothing of a strategy, of several replicas or of float16 convolutions is left in it.
+    A copy: nothing of a strategy, of several replicas or of float16 convolutions is left in it. One for
+    the whole run: of each that is made and traced, TensorFlow keeps some 27 MB for good.
     """
-    settings = encoder_module.EncoderConfig(
-        backbone=config.backbone,
-        embedding_width=config.embedding_width,
-        image_size=config.image_size,
-        resize_mode=config.resize_mode,
-        # In AdamW it is decoupled from the gradient, so no loss has it.
-        weight_decay=config.weight_decay if config.optimizer == "sgd" else 0.0,
-    )
-    layers = encoder_module.build_layers(settings)
-    copy_weights((model.backbone, model.projection), to=layers)
-    return encoder_module.make_encoder(settings, *layers)
+
+    def __init__(self, model: tce_model.TCEModel, config: config_lib.TrainConfig):
+        self._model, self._config = model, config
+        self._module: encoder_module.EncoderModule | None = None
+
+    def __call__(self) -> encoder_module.EncoderModule:
+        """The copy with the model's weights as they are now, which the next call changes."""
+        if self._module is None:
+            config = self._config
+            settings = encoder_module.EncoderConfig(
+                backbone=config.backbone,
+                embedding_width=config.embedding_width,
+                image_size=config.image_size,
+                resize_mode=config.resize_mode,
+                # In AdamW it is decoupled from the gradient, so no loss has it.
+                weight_decay=config.weight_decay if config.optimizer == "sgd" else 0.0,
+            )
+            layers = encoder_module.build_layers(settings)
+            self._module = encoder_module.make_encoder(settings, *layers)
+        copy_weights((self._model.backbone, self._model.projection), to=self._module.layers)
+        return self._module
 
 
 def copy_weights(layers, *, to) -> None:

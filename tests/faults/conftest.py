@@ -8,7 +8,7 @@ import time
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import harness
+import fault_jobs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Undisturbed:
 def _jobs(synthetic_shards, tmp_path_factory):
     clips = str(pathlib.Path(synthetic_shards["train"]).parent / "clips")
     run = tmp_path_factory.mktemp("trained")
-    jobs = harness.make_jobs(synthetic_shards, clips, f"{run}/run")
+    jobs = fault_jobs.make_jobs(synthetic_shards, clips, f"{run}/run")
     jobs["train"].finish(run)
     return jobs
 
@@ -40,7 +40,7 @@ def _undisturbed(jobs, tmp_path_factory):
             job, root = jobs[name], tmp_path_factory.mktemp(name)
             began = time.time()
             process = job.start(root)
-            assert harness.wait_for_work(job, process, root, began), process.stderr.read()
+            assert fault_jobs.wait_for_work(job, process, root, began), process.stderr.read()
             at_work = time.time()
             _, stderr = process.communicate(timeout=600)
             assert process.returncode == 0, stderr
@@ -53,7 +53,7 @@ def _undisturbed(jobs, tmp_path_factory):
 
 def pytest_terminal_summary(terminalreporter):
     """Trials by kind of fault, and how many of the tests found a loss."""
-    if not harness.injected:
+    if not fault_jobs.injected:
         return
     failed = [
         report.nodeid
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter):
         if "/faults/" in report.nodeid
     ]
     terminalreporter.section("faults injected")
-    for kind, count in sorted(harness.injected.items()):
+    for kind, count in sorted(fault_jobs.injected.items()):
         terminalreporter.write_line(f"{kind:<50} {count:>5}")
-    terminalreporter.write_line(f"{'in all':<50} {sum(harness.injected.values()):>5}")
+    terminalreporter.write_line(f"{'in all':<50} {sum(fault_jobs.injected.values()):>5}")
     terminalreporter.write_line(f"{'losses (tests that failed)':<50} {len(failed):>5}")

@@ -3,7 +3,7 @@
 import json
 import shutil
 
-import harness
+import fault_jobs
 import numpy as np
 import pytest
 
@@ -55,7 +55,7 @@ def test_two_hundred_damaged_shards(synthetic_shards, tmp_path):
             assert path.name in str(error) or path.with_suffix("").stem in str(error), error
             refused += 1
         path.write_bytes(content)
-        harness.injected["damaged shard or index"] += 1
+        fault_jobs.injected["damaged shard or index"] += 1
     assert refused > 150
     assert read_all(str(folder)) == expected
 
@@ -78,7 +78,7 @@ def test_a_hundred_damaged_checkpoints(undisturbed, tmp_path):
         found = checkpoint_files.newest_whole(str(folder))
         assert found in (before, newest)
         if found == newest:
-            reader = harness.tf.train.load_checkpoint(
+            reader = fault_jobs.tf.train.load_checkpoint(
                 checkpoint_files.prefix_of(str(folder), newest)
             )
             for name in reader.get_variable_to_shape_map():
@@ -87,7 +87,7 @@ def test_a_hundred_damaged_checkpoints(undisturbed, tmp_path):
         else:
             passed_over += 1
         path.write_bytes(content)
-        harness.injected["damaged checkpoint"] += 1
+        fault_jobs.injected["damaged checkpoint"] += 1
     assert passed_over > 50
 
 
@@ -96,7 +96,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(jobs, undisturbe
     shutil.copytree(whole.root / "run", tmp_path / "run")
     path = tmp_path / "run" / "checkpoints" / "ckpt-12.data-00000-of-00001"
     path.write_bytes(damage(path.read_bytes(), np.random.default_rng(2)))
-    harness.injected["damaged checkpoint"] += 1
+    fault_jobs.injected["damaged checkpoint"] += 1
     job.assert_same(job.finish(tmp_path), whole.result)
 
 
@@ -136,7 +136,7 @@ def test_a_manifest_edited_by_hand(synthetic_shards, tmp_path):
             else:
                 # What no frame depends on (names, rates, flags of the run) is the editor's own.
                 assert [x for x in found if x not in expected] == [], (at, new)
-            harness.injected["manifest edited"] += 1
+            fault_jobs.injected["manifest edited"] += 1
     for _ in range(30):
         path.write_bytes(damage(text.encode(), rng))
         try:
@@ -144,7 +144,7 @@ def test_a_manifest_edited_by_hand(synthetic_shards, tmp_path):
         except errors.UserError as error:
             assert str(folder) in str(error)
             refused += 1
-        harness.injected["manifest edited"] += 1
+        fault_jobs.injected["manifest edited"] += 1
     assert refused > 30
 
 
@@ -161,7 +161,7 @@ def test_damaged_embeddings(undisturbed, tmp_path):
         with pytest.raises(errors.UserError, match="all"):
             collection.load(str(folder / "all.tfrecord"))
         path.write_bytes(content)
-        harness.injected["damaged embeddings"] += 1
+        fault_jobs.injected["damaged embeddings"] += 1
     np.testing.assert_array_equal(
         collection.load(str(folder / "all.tfrecord"))["features"], whole.result["features"]
     )

@@ -4,7 +4,7 @@ import contextlib
 import pathlib
 import subprocess
 
-import harness
+import fault_jobs
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -40,7 +40,7 @@ def test_a_full_disk_costs_no_more_than_time(name, share, jobs, undisturbed, tmp
     job, whole = jobs[name], undisturbed(name)
     with small_disk(tmp_path, int(share * size_of(whole.root))):
         line = job.refused(tmp_path)
-        harness.injected[f"full disk under {name}"] += 1
+        fault_jobs.injected[f"full disk under {name}"] += 1
         assert "No space left on device" in line and str(tmp_path) in line
         job.intact(tmp_path, whole.root)
         enlarge(tmp_path)
@@ -55,7 +55,7 @@ def test_no_half_a_report_or_picture(output, jobs, synthetic_shards, tmp_path):
         if command == "evaluate"
         else (f"--input={synthetic_shards['test']}", "--max_frames=32")
     )
-    job = harness.Job(
+    job = fault_jobs.Job(
         command,
         ("--encoder=none", "--image_size=32", *data, f"--output={{root}}/{output}"),
         ("*",),
@@ -64,7 +64,7 @@ def test_no_half_a_report_or_picture(output, jobs, synthetic_shards, tmp_path):
     )
     with small_disk(tmp_path, 8 * KIBI):
         line = job.refused(tmp_path)
-        harness.injected[f"full disk under {command}"] += 1
+        fault_jobs.injected[f"full disk under {command}"] += 1
         assert "No space left on device" in line and str(tmp_path) in line
         assert not (tmp_path / output).exists()
         enlarge(tmp_path)

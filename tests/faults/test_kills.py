@@ -6,7 +6,7 @@ import subprocess
 import time
 import zlib
 
-import harness
+import fault_jobs
 import numpy as np
 import pytest
 
@@ -26,7 +26,7 @@ def test_killed_twenty_times_at_random(name, jobs, undisturbed, tmp_path):
         if kills % 4 == 0:
             wait = rng.uniform(0, whole.start_seconds)
         else:
-            harness.wait_for_work(job, process, tmp_path, since)
+            fault_jobs.wait_for_work(job, process, tmp_path, since)
             wait = rng.uniform(0, whole.work_seconds)
         try:
             _, stderr = process.communicate(timeout=wait)
@@ -35,7 +35,7 @@ def test_killed_twenty_times_at_random(name, jobs, undisturbed, tmp_path):
             process.send_signal(signal.SIGKILL)
             process.communicate()
             kills += 1
-            harness.injected[f"SIGKILL of {name}"] += 1
+            fault_jobs.injected[f"SIGKILL of {name}"] += 1
             job.intact(tmp_path, whole.root)
         else:  # it ended before it was killed: once more from the start
             assert process.returncode == 0, stderr

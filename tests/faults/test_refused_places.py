@@ -4,7 +4,7 @@ import shutil
 import subprocess
 import time
 
-import harness
+import fault_jobs
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ def test_the_second_of_two_runs_is_refused(name, jobs, undisturbed, tmp_path):
     job, whole = jobs[name], undisturbed(name)
     since = time.time()
     first = job.start(tmp_path)
-    assert harness.wait_for_work(job, first, tmp_path, since), first.stderr.read()
+    assert fault_jobs.wait_for_work(job, first, tmp_path, since), first.stderr.read()
     first.send_signal(subprocess.signal.SIGSTOP)  # it holds its lock for as long as we look
     try:
         assert f"another {name} is writing to {tmp_path}" in job.refused(tmp_path)
@@ -25,7 +25,7 @@ def test_the_second_of_two_runs_is_refused(name, jobs, undisturbed, tmp_path):
     _, stderr = first.communicate(timeout=600)
     assert first.returncode == 0, stderr
     job.assert_same(job.result(tmp_path), whole.result)
-    harness.injected["second run in one place"] += 1
+    fault_jobs.injected["second run in one place"] += 1
 
 
 @pytest.fixture(name="without_rights")
@@ -44,7 +44,7 @@ def test_a_place_that_must_not_be_written(name, jobs, tmp_path, without_rights):
     line = jobs[name].refused(root, before=without_rights)
     assert str(root) in line and "Permission denied" in line
     assert list(root.iterdir()) == []
-    harness.injected["permission denied"] += 1
+    fault_jobs.injected["permission denied"] += 1
 
 
 @pytest.mark.parametrize(
@@ -74,4 +74,4 @@ def test_input_that_cannot_be_read(name, fault, jobs, undisturbed, tmp_path, wit
             path.mkdir()
     line = jobs[name].refused(tmp_path, *more, before=without_rights)
     assert str(source) in line or path.stem in line, line
-    harness.injected["input that cannot be read"] += 1
+    fault_jobs.injected["input that cannot be read"] += 1

@@ -27,7 +27,7 @@ def make_pictures(reader, monkeypatch, first_step=1, **objective):
     model.initialize(SIDE)
     made = pictures.Pictures(
         model,
-        lambda: setup.encoder_of(model, config.TrainConfig(image_size=SIDE)),
+        setup.EncoderCopy(model, config.TrainConfig(image_size=SIDE)),
         reader,
         image_size=SIDE,
         steps_per_epoch=4,
