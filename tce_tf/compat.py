@@ -95,6 +95,23 @@ def apply_gradients(optimizer: keras.optimizers.Optimizer, gradients: list, weig
     what its `LossScaleOptimizer` skips, Keras 3 does not.
     """
     step = tf.convert_to_tensor(optimizer.iterations)
+    if KERAS_3 and isinstance(optimizer, LossScaleOptimizer):
+        gradients = _overflow_on_all_replicas(gradients)
     optimizer.apply_gradients(zip(gradients, weights, strict=True))
     if KERAS_3 and isinstance(optimizer, LossScaleOptimizer):
         optimizer.iterations.assign(step + 1)
+
+
+def _overflow_on_all_replicas(gradients: list) -> list:
+    """Makes a replica's overflow one of every replica.
+
+    Keras 3.15 asks the first replica alone whether its gradients are finite, before they are summed:
+    what overflowed on another would go into all weights. (2.15 sums first.)
+    """
+    replica = tf.distribute.get_replica_context()
+    if replica.num_replicas_in_sync == 1:
+        return gradients
+    finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(g)) for g in gradients])
+    bad = replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.cast(~finite, tf.float32))
+    first = tf.where(bad > 0, tf.constant(float("nan"), gradients[0].dtype), gradients[0])
+    return [first, *gradients[1:]]

@@ -130,7 +130,8 @@ class TrainConfig:
     )
     jit: str = setting(
         "auto",
-        "XLA. auto: views and loss, and the network too on GPUs. on: all. off: nothing.",
+        "XLA. auto: views and loss, and the network too on GPUs. on: all; of several replicas views "
+        "and loss alone. off: nothing.",
         ("auto", "on", "off"),
     )
     deterministic: str = setting(

@@ -5,26 +5,32 @@ import os
 import pathlib
 import re
 import shutil
+import signal
+import types
 
 import bombs
 import numpy as np
 import pytest
+import small_train
+import tensorflow as tf
 from PIL import Image
 
 from tce_tf import command, embed, errors, evaluate, make_tfrecords, train
 from tce_tf.data import run_state, steps
+from tce_tf.modeling import checkpoint_files, resnet
 from tce_tf.serving import client
-from tce_tf.training import health, provenance
+from tce_tf.training import health, provenance, workers
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 ENCODER = ("--encoder=none", "--image_size=32")
 TRAIN = ("--image_size=32", "--batch_size=4", "--num_negatives=8", "--steps=1")
 
 
-def rows():
-    """The first cell of each row, without its backticks."""
+def rows(kind="errors"):
+    """The first cell of each row of a table, without its backticks."""
     text = README.read_text(encoding="utf-8")
     section = text.split("## When something goes wrong")[1].split("\n## ")[0]
+    section = section.split("\nA run that goes on may warn:")[kind == "warnings"]
     return re.findall(r"^\| `(.+?)` \| .+ \| .+ \|$", section, re.M)
 
 
@@ -166,6 +172,34 @@ def full_disk(place):
         make(place, "--max_rejected_fraction=1")
 
 
+def stopped(place):
+    """A signal that comes after the first step, to the command itself."""
+    flags = [f"--data={place['train']}", f"--workdir={place['tmp']}/run", *TRAIN]
+    add, sent = steps.SampleCount.add, []
+
+    def add_and_stop(self, problems):
+        if not sent:  # a second one would end the process at once
+            sent.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        return add(self, problems)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+        patch.setattr(steps.SampleCount, "add", add_and_stop)
+        run(train, *flags, "--steps=30")
+
+
+def other_worker(_):
+    """As `run.train` meets it; `tests/training/test_multi_worker.py` has the command (slow)."""
+    strategy = types.SimpleNamespace(cluster_resolver=object())
+
+    def main(_):
+        with workers.peer_errors(strategy, "runs/a"):
+            raise tf.errors.UnavailableError(None, None, "connection reset by peer")
+
+    command.run(main, lambda _: None, [])
+
+
 # In the order of the table.
 CASES = (
     no_input,
@@ -189,6 +223,8 @@ CASES = (
     too_large,
     no_server,
     full_disk,
+    stopped,
+    other_worker,
     lambda _: run(train, "--no_such_flag=1"),
 )
 
@@ -203,8 +239,73 @@ def test_the_message_is_what_a_user_sees(number, place, capsys):
     with pytest.raises(SystemExit) as end:
         CASES[number](place)
     line = capsys.readouterr().err.splitlines()[-1]
-    assert end.value.code == (2 if message.startswith("Unknown command line flag") else 1)
+    codes = {"Unknown command line flag": 2, "stopped by": 128 + signal.SIGTERM}
+    assert end.value.code == next((c for start, c in codes.items() if message.startswith(start)), 1)
     assert re.fullmatch(f"error: {pattern(message)}", line), line
+
+
+def unreadable_frame(_):
+    steps.SampleCount(1.0).add(["frame 3 of video a: wrong checksum", None])
+
+
+def damaged_checkpoint(place):
+    folder = place["tmp"] / "checkpoints"
+    for step in (1, 2):
+        tf.train.Checkpoint(step=tf.Variable(step)).write(
+            checkpoint_files.prefix_of(str(folder), step)
+        )
+    path = f"{checkpoint_files.prefix_of(str(folder), 2)}.data-00000-of-00001"
+    os.truncate(path, os.path.getsize(path) - 1)
+    assert checkpoint_files.newest_whole(str(folder)) == 1
+
+
+def collapse(_):
+    health.Watch(type("Model", (), {"weights": ()})).warn(
+        10, {"embedding_std": 1e-4, "input_wait_fraction": 0}
+    )
+
+
+def stalled_input(_):
+    watch = health.Watch(type("Model", (), {"weights": ()}))
+    for step in (10, 20):
+        watch.warn(step, {"embedding_std": 1, "input_wait_fraction": 0.5})
+
+
+def other_versions(place):
+    settings = train.config.TrainConfig(data=place["train"], workdir=str(place["tmp"] / "run"))
+    (place["tmp"] / "run").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provenance, "versions", lambda: {"tensorflow": "2.0"})
+        provenance.save_config(settings.workdir, settings, [place["train"]])
+    provenance.save_config(settings.workdir, settings, [place["train"]])
+
+
+def made_again(place):
+    with pytest.raises(SystemExit):  # for the bad frame folder
+        make(place)
+    (shard,) = (place["tmp"] / "out").glob("*.tfrecord")
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(SystemExit):
+        make(place)
+
+
+WARNINGS = (
+    unreadable_frame,
+    damaged_checkpoint,
+    collapse,
+    stalled_input,
+    other_versions,
+    made_again,
+)
+
+
+@pytest.mark.parametrize("number", range(len(WARNINGS)))
+def test_the_warning_is_what_a_user_sees(number, place, caplog):
+    assert len(rows("warnings")) == len(WARNINGS)
+    with caplog.at_level("WARNING", logger="absl"):
+        WARNINGS[number](place)
+    said = [record.getMessage() for record in caplog.records]
+    assert any(re.fullmatch(pattern(rows("warnings")[number]), line) for line in said), said
 
 
 def test_errors_are_exceptions_of_this_package():

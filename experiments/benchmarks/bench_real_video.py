@@ -1,6 +1,6 @@
 """Does pre-training help on real video? Recipes at equal steps, each under every protocol.
 
-    python experiments/benchmarks/bench_real_video.py --data=DIR --work=DIR
+    python experiments/benchmarks/bench_real_video.py --data=DIR
 
 From videos to table in one go: shards of each split, pre-training by each recipe, frozen features under
 kNN, linear probe and retrieval, fine-tuning from each encoder and from scratch; beside them random
@@ -12,7 +12,6 @@ those of its training sequences. Without --data it runs on clips it makes itself
 it runs.
 """
 
-import csv
 import glob
 import json
 import os
@@ -68,11 +67,15 @@ class Work:
         test_list = os.path.join(split_dir, f"testlist{split:02d}.txt")
         clips = background_of(data, [test_list, *more_test_lists])
         if clips:
-            listed = self.path("shards", f"background{split}.csv")
-            with open(listed, "w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([["path"], *([clip] for clip in clips)])
+            # A folder of links: paths of a CSV would have to lie below the CSV's own folder.
+            folder = self.path("background", str(split))
+            os.makedirs(folder, exist_ok=True)
+            for clip in clips:
+                link = os.path.join(folder, os.path.basename(clip))
+                if not os.path.lexists(link):
+                    os.symlink(clip, link)
             self.run(
-                "make_tfrecords", f"--input={listed}",
+                "make_tfrecords", f"--input={folder}", "--layout=flat",
                 f"--short_side={self._arguments.short_side}",
                 f"--output={self.path('shards', f'background{split}')}",
             )  # fmt: skip
@@ -241,7 +244,7 @@ def main() -> None:
     parser = harness.parser(__doc__)
     for name, default, text in (
         ("data", "", "folder of the videos and their lists"),
-        ("work", "", "folder for shards, runs and scores; a temporary one by default"),
+        ("work", "runs/real_video", "folder for shards, runs and scores; keep it to go on later"),
         ("recipes", "released,paper,small", "of " + ", ".join(RECIPES)),
         ("splits", "1,2,3", "official splits"),
         ("seeds", "0", "seeds of training"),
@@ -249,15 +252,15 @@ def main() -> None:
         ("epochs", 36, "epochs that the schedules of pre-training are laid over"),
         ("batch_size", 32, "global batch size"),
         ("num_negatives", 256, "negatives of released and paper"),
-        ("image_size", 112, "side of the images"),
-        ("short_side", 128, "short side of the stored frames"),
-        ("finetune_epochs", 40, "epochs of fine-tuning"),
+        ("image_size", 64, "side of the images"),
+        ("short_side", 80, "short side of the stored frames"),
+        ("finetune_epochs", 20, "epochs of fine-tuning"),
         ("finetune_rate", 0.01, "learning rate of fine-tuning"),
     ):
         parser.add_argument(f"--{name}", default=default, type=type(default), help=text)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench_real_video-") as temporary:
-        work = Work(arguments, os.path.abspath(arguments.work or temporary))
+        work = Work(arguments, os.path.abspath(arguments.work if arguments.data else temporary))
         data, folder = arguments.data, os.path.join(arguments.data, "splits", "combined9")
         if not data:
             data = work.path("clips")

@@ -61,8 +61,18 @@ def make_tfrecords(
 
 
 def unfinished(plan: plans.Plan) -> list[plans.Shard]:
-    """The shards that no earlier run finished, or whose sources changed since."""
-    todo = [shard for shard in plan.shards() if run_state.read_note(shard) is None]
+    """The shards that no earlier run finished, that are damaged, or whose sources changed since."""
+    notes = {shard.number: run_state.read_note(shard) for shard in plan.shards()}
+    there = [shard for shard in plan.shards() if notes[shard.number] is not None]
+    if there:
+        bar = progress.Progress(len(there), "shards checked")
+        for shard in there:
+            note = notes[shard.number]
+            if run_state.is_damaged(shard, note):
+                notes[shard.number] = None
+            bar.add(sum(entry["num_frames"] for entry in note["videos"]))
+        bar.close()
+    todo = [shard for shard in plan.shards() if notes[shard.number] is None]
     if len(todo) < plan.num_shards:
         logging.info(
             "%d of %d shards are there already", plan.num_shards - len(todo), plan.num_shards
@@ -144,14 +154,25 @@ def write_shard(
                 length = file.tell()
             with open(f"{temporary}.index", "wb") as file:
                 np.save(file, np.concatenate(index), allow_pickle=False)
-            index_path = storage.join(shard.output, manifests.index_name(shard.file))
+            index_name = manifests.index_name(shard.file)
+            checksums = {
+                shard.file: run_state.checksum(temporary),
+                index_name: run_state.checksum(f"{temporary}.index"),
+            }
+            index_path = storage.join(shard.output, index_name)
             storage.publish(temporary, storage.join(shard.output, shard.file))
             storage.publish(f"{temporary}.index", index_path)
         except OSError as error:
             raise errors.UserError(
                 f"cannot write {shard.file} in {shard.output}: {error.strerror or error}"
             ) from error
-    note = {"length": length, "sources": sources, "videos": entries, "rejected": rejected}
+    note = {
+        "length": length,
+        "checksums": checksums,
+        "sources": sources,
+        "videos": entries,
+        "rejected": rejected,
+    }
     storage.write_atomic(run_state.note_path(shard), run_state.to_json(note))
 
 

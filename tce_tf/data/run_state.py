@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 
+import google_crc32c
 from absl import logging
 
 from tce_tf import errors
@@ -20,6 +21,7 @@ from tce_tf.data import plan as plans
 
 WORK_FOLDER = ".make_tfrecords"
 _PARTIAL = "partial"
+_BLOCK = 2**20
 
 
 def stamp(path: str) -> list[int]:
@@ -52,13 +54,40 @@ def note_path(shard: plans.Shard) -> str:
     return storage.join(shard.output, f"{WORK_FOLDER}/{shard.number:05d}.json")
 
 
+def checksum(path: str) -> int:
+    """CRC-32C of a local file's bytes; OSError where it cannot be read."""
+    found = google_crc32c.Checksum()
+    with open(path, "rb") as file:
+        for _ in found.consume(file, _BLOCK):
+            pass
+    return int.from_bytes(found.digest(), "big")
+
+
+def is_damaged(shard: plans.Shard, note: dict) -> bool:
+    """Whether a finished shard or its index differs from what was written: it is read back.
+
+    What lies in a store is not: it keeps checksums of its own, and reading costs a download.
+    """
+    if remote.is_remote(shard.output):
+        return False
+    for name, expected in note["checksums"].items():
+        try:
+            if checksum(storage.join(shard.output, name)) == expected:
+                continue
+        except OSError as error:
+            logging.warning("%s cannot be read: %s", name, error.strerror or error)
+        logging.warning("%s is made again: %s is damaged", shard.file, name)
+        return True
+    return False
+
+
 def read_note(shard: plans.Shard) -> dict | None:
     """A finished shard's note; None when the shard must be made (again)."""
     if storage.size(note_path(shard)) is None:
         return None
     try:
         note = json.loads(storage.read_bytes(note_path(shard)))
-        sources = note["sources"]
+        sources, _ = note["sources"], note["checksums"]
     except (ValueError, KeyError, TypeError):
         return None
     if storage.size(storage.join(shard.output, shard.file)) != note["length"]:

@@ -55,7 +55,8 @@ class SampleCount:
                 raise UserError(
                     f"{self.num_bad_samples} of {self.num_samples} samples are unreadable, more "
                     f"than --max_bad_fraction={self._max_bad_fraction:g} allows or a whole batch; "
-                    f"the last: {bad[-1]}; make these shards again or raise the limit"
+                    f"the last: {bad[-1]}; run make_tfrecords again, which makes damaged shards "
+                    "anew, or raise the limit"
                 )
 
 

@@ -80,7 +80,7 @@ def frames_dataset(
         for i, problem in enumerate(problems):
             if problem is not None:
                 if not readable.size:
-                    raise UserError(f"no readable frame: {problem}; make these shards again")
+                    raise UserError(f"no readable frame: {problem}; run make_tfrecords again")
                 logging.warning("unreadable, the nearest frame takes its place: %s", problem)
                 frames[i] = frames[readable[np.argmin(np.abs(read[readable] - read[i]))]]
         images = frames[position.reshape(numbers.shape)]

@@ -65,6 +65,10 @@ class Loop:
         self._is_chief = workers.is_chief(strategy)
         self._watch = health.Watch(model)
         _, jit_network = strategies.jit_settings(config.jit, strategy.num_replicas_in_sync)
+        if config.jit == "on" and not jit_network:
+            logging.warning(
+                "--jit=on: of several replicas views and loss are compiled, the network not"
+            )
         self._network_step = tf.function(self._replicated_step, jit_compile=jit_network or None)
         self._train_step = tf.function(self._watched_step)
 

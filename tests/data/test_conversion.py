@@ -191,6 +191,27 @@ def test_a_replaced_source_is_noticed_and_only_its_shard_made_again(tmp_path, ca
     assert same == [True, False, True, False]
 
 
+def test_a_damaged_shard_or_index_is_found_and_made_again(tmp_path, caplog):
+    """One bit of each, the length as it was; the others are left as they are."""
+    for name in "abc":
+        tiny_videos.write_video(tmp_path / "in" / f"{name}.mp4", frames=4)
+    options = _options(str(tmp_path / "in"), tmp_path / "out", num_shards=3)
+    conversion.make_tfrecords(options, num_workers=1)
+    files = {path: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    shards = sorted(path for path in files if path.suffix == ".tfrecord")
+    (index,) = (path for path in files if path.suffix == ".npy" and shards[2].stem in path.name)
+    for path in (shards[0], index):
+        damaged = bytearray(files[path])
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(damaged)
+    untouched = os.stat(shards[1]).st_ino
+    with caplog.at_level("WARNING", logger="absl"):
+        conversion.make_tfrecords(options, num_workers=1)
+    assert caplog.text.count("is damaged") == 2
+    assert {path: path.read_bytes() for path in files} == files
+    assert os.stat(shards[1]).st_ino == untouched
+
+
 def test_a_subset_without_a_clip_is_named(tmp_path):
     tiny_videos.write_video(tmp_path / "in" / "A" / "v_A_g01_c01.mp4", frames=2)
     (tmp_path / "s").mkdir()

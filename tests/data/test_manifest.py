@@ -66,6 +66,7 @@ def test_empty_lists_are_valid_json(tmp_path):
         (["videos", 0, "num_frames"], 2**70, "impossible"),
         (["videos", 0, "truncated"], 0, "'truncated'"),
         (["videos", 0, "frame_rate"], float("nan"), "frame_rate"),
+        (["videos", 0, "frame_rate"], 10**400, "frame_rate"),  # found by fuzzing
         (["videos", 0, "shard"], "other.tfrecord", "unknown or out of order"),
         (["videos", 0], [], "is not an object"),
         (["shards", 0, "file"], "../../etc/passwd", "bad file"),

@@ -286,6 +286,8 @@ def test_damage_is_one_line(tmp_path):
     refused("names a shard '../all", text.replace('"all-00002', '"../all-00002').encode())
     for source in ("../video 2.mp4", "/video 2.mp4", "a/../../b"):
         refused("has a source", text.replace("video 2.mp4", source).encode())
+    # Found by fuzzing.
+    refused("no valid 'source'", text.replace('"source": ', '"sauce": ').encode())
     refused("no valid 'rows'", text.replace('"rows": 21', '"rows": null').encode())
     refused("is no readable .npz", b"no zip file", "b.npz")
     with pytest.raises(errors.UserError, match="c.npz does not exist"):

@@ -1,6 +1,7 @@
 """Is damage to files always found? Of shards, checkpoints, manifests and embeddings."""
 
 import json
+import pathlib
 import shutil
 
 import fault_jobs
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from tce_tf import errors
-from tce_tf.data import shard_reader
+from tce_tf.data import conversion, plan, shard_reader
 from tce_tf.evaluation import collection
 from tce_tf.modeling import checkpoint_files
 
@@ -36,31 +37,55 @@ def read_all(folder: str) -> list[list[bytes]]:
     return [reader.read_frames([video] * n, range(n)) for video, n in enumerate(reader.num_frames)]
 
 
-def test_two_hundred_damaged_shards(synthetic_shards, tmp_path):
-    """Each is refused by its name, or read as it was: the damage lay where nothing is read."""
-    folder = tmp_path / "shards"
-    shutil.copytree(synthetic_shards["train"], folder)
-    expected = read_all(str(folder))
+@pytest.fixture(name="made")
+def _made(synthetic_shards, tmp_path):
+    """A shard folder of four shards, and a function that makes it (again)."""
+    options = plan.Options(
+        input=str(pathlib.Path(synthetic_shards["train"]).parent / "clips"),
+        output=str(tmp_path / "shards"),
+        layout="auto",
+        short_side=48,
+        num_shards=4,
+    )
+
+    def make():
+        conversion.make_tfrecords(options, num_workers=1)
+
+    make()
+    return tmp_path / "shards", make
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def test_two_hundred_damaged_shards(made):
+    """Each is refused by its name, or read as it was: the damage lay where nothing is read.
+
+    The same command again makes it whole.
+    """
+    folder, make = made
+    expected, whole = read_all(str(folder)), contents(folder)
     files = sorted(folder.glob("*.tfrecord")) + sorted(folder.glob("*.npy"))
+    assert len(files) == 8
     rng = np.random.default_rng(0)
     refused = 0
     for trial in range(200):
         # One of the records' files and their index in turn.
         path = files[int(rng.integers(len(files)))]
-        content = path.read_bytes()
-        path.write_bytes(damage(content, rng))
+        path.write_bytes(damage(whole[path.name], rng))
         try:
             assert read_all(str(folder)) == expected, f"trial {trial}: {path}"
         except (errors.UserError, shard_reader.FrameError) as error:
             assert path.name in str(error) or path.with_suffix("").stem in str(error), error
             refused += 1
-        path.write_bytes(content)
+        make()
+        assert contents(folder) == whole, f"trial {trial}: {path}"
         fault_jobs.injected["damaged shard or index"] += 1
     assert refused > 150
-    assert read_all(str(folder)) == expected
 
 
-def test_a_hundred_damaged_checkpoints(undisturbed, tmp_path):
+def test_two_hundred_damaged_checkpoints(undisturbed, tmp_path):
     """The newest is passed over, or holds what it held."""
     whole = undisturbed("train").root / "run" / "checkpoints"
     folder = tmp_path / "checkpoints"
@@ -70,7 +95,7 @@ def test_a_hundred_damaged_checkpoints(undisturbed, tmp_path):
     expected = undisturbed("train").result
     rng = np.random.default_rng(1)
     passed_over = 0
-    for trial in range(100):
+    for trial in range(200):
         path = files[trial % len(files)]
         content = path.read_bytes()
         changed = damage(content, rng)
@@ -88,7 +113,7 @@ def test_a_hundred_damaged_checkpoints(undisturbed, tmp_path):
             passed_over += 1
         path.write_bytes(content)
         fault_jobs.injected["damaged checkpoint"] += 1
-    assert passed_over > 50
+    assert passed_over > 100
 
 
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(jobs, undisturbed, tmp_path):
@@ -100,10 +125,12 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(jobs, undisturbe
     job.assert_same(job.finish(tmp_path), whole.result)
 
 
-def test_a_manifest_edited_by_hand(synthetic_shards, tmp_path):
-    """Every value of it replaced by others: refused with its name, or read as it was."""
-    folder = tmp_path / "shards"
-    shutil.copytree(synthetic_shards["test"], folder)
+def test_a_manifest_edited_by_hand(made):
+    """Every value of it replaced by others: refused with its name, or read as it was.
+
+    The same command again writes it anew.
+    """
+    folder, make = made
     expected = read_all(str(folder))
     path = folder / "manifest.json"
     text = path.read_text("utf-8")
@@ -146,6 +173,8 @@ def test_a_manifest_edited_by_hand(synthetic_shards, tmp_path):
             refused += 1
         fault_jobs.injected["manifest edited"] += 1
     assert refused > 30
+    make()
+    assert path.read_text("utf-8") == text
 
 
 def test_damaged_embeddings(undisturbed, tmp_path):

@@ -57,7 +57,7 @@ def _train(synthetic_shards, tmp_path_factory):
         settings = config.TrainConfig(
             data=synthetic_shards["train"], workdir=str(workdir), image_size=32, batch_size=4,
             num_negatives=8, temperature=0.5, epochs=2, decay_epochs="", steps=2, log_every=1,
-            learning_rate=1e-5, sync_batch_norm=True, **way,
+            learning_rate=1e-5, **({"sync_batch_norm": True} | way),
         )  # fmt: skip
         assert run.train(settings).step == 2
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -97,3 +97,17 @@ def test_it_trains_like_the_plain_run(train, plain, way):
     counted = 1 if way["precision"] == "mixed_float16" else 2
     np.testing.assert_allclose(values[:counted], expected[:counted], rtol=tolerance)
     np.testing.assert_allclose(bank, expected_bank, atol=3 * tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", WAYS["precision"])
+@pytest.mark.parametrize("jit", WAYS["jit"])
+def test_accumulating_trains_like_a_plain_run_that_accumulates(train, precision, jit):
+    """Batch norm is of each part there, so it is held against parts of float32, not one batch."""
+    parts = {"accumulate_steps": 2, "sync_batch_norm": False, "strategy": "one_device"}
+    expected, expected_bank, _ = train(precision="float32", jit="off", **parts)
+    values, bank, dtypes = train(precision=precision, jit=jit, **parts)
+    assert dtypes == {tf.float32} and bank.dtype == np.float32
+    counted = 1 if precision == "mixed_float16" else 2
+    np.testing.assert_allclose(values[:counted], expected[:counted], rtol=TOLERANCE[precision])
+    np.testing.assert_allclose(bank, expected_bank, atol=3 * TOLERANCE[precision])

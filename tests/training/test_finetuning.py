@@ -102,6 +102,24 @@ def test_it_starts_from_the_encoder_and_scratch_does_not(settings, encoder):
 
 
 @pytest.mark.parametrize(
+    ("precision", "jit", "tolerance"),
+    [
+        ("mixed_bfloat16", "on", 0.05),
+        pytest.param("mixed_float16", "off", 0.01, marks=pytest.mark.slow),
+    ],
+)
+def test_other_precisions_train_like_float32(precision, jit, tolerance, settings):
+    values = []
+    for name, way in (("plain", {"jit": "off"}), ("way", {"precision": precision, "jit": jit})):
+        given = dataclasses.replace(
+            settings, workdir=f"{settings.workdir}-{name}", augment=True, steps=1, **way
+        )
+        finetuning.finetune(given)
+        values.append(lines(given.workdir)[0]["loss"])
+    assert values[1] == pytest.approx(values[0], rel=tolerance) and values[1] != values[0]
+
+
+@pytest.mark.parametrize(
     "mode", ["stack_of_differences", pytest.param("rgb", marks=pytest.mark.slow)]
 )
 def test_a_resumed_run_equals_one_never_stopped(settings, mode):

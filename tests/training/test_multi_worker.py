@@ -53,10 +53,16 @@ def losses(workdir):
     return [line["loss"] for line in lines]
 
 
-def bank(workdir, step):
+def weights(workdir, step):
+    """Every variable of the model by name: weights, moving statistics, bank."""
     reader = tf.train.load_checkpoint(f"{workdir}/checkpoints/ckpt-{step}")
-    (name,) = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/bank/")]
-    return reader.get_tensor(name)
+    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def bank(workdir, step):
+    (found,) = [v for name, v in weights(workdir, step).items() if name.startswith("model/bank/")]
+    return found
 
 
 def saved_steps(workdir):
@@ -142,12 +148,16 @@ def error_line(output):
 
 
 def test_two_workers_train_as_two_devices_do(settings, mirrored, tmp_path):
-    """The same losses and bank; the chief alone writes, and only what one process would."""
+    """The same losses, weights and bank; the chief alone writes, and only what one process would."""
     workdir = tmp_path / "run"
     codes, outputs = finish(start(settings, {"workdir": str(workdir)}))
     assert codes == [0, 0], outputs
     np.testing.assert_allclose(losses(workdir), losses(mirrored), rtol=1e-4)
     np.testing.assert_allclose(bank(workdir, STEPS), bank(mirrored, STEPS), atol=1e-4)
+    ours, theirs = weights(workdir, STEPS), weights(mirrored, STEPS)
+    assert ours.keys() == theirs.keys() and len(ours) > 20
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
     assert np.abs(bank(workdir, STEPS) - bank(workdir, 2)).max() > 0.01
     assert sorted(os.listdir(workdir)) == sorted(os.listdir(mirrored))
     assert sorted(os.listdir(workdir / "checkpoints")) == sorted(

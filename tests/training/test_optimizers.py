@@ -1,5 +1,6 @@
 """Do SGD, AdamW and LAMB move weights as their equations say? Typed out, over a drop of the rate."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -128,3 +129,33 @@ def test_lamb_follows_its_equations(devices, decay):
 def test_an_unknown_optimizer_is_named():
     with pytest.raises(ValueError, match="adam3"):
         optimizers.make_optimizer("adam3", schedules.Schedule(0.1), momentum=0.9, weight_decay=0)
+
+
+@pytest.mark.parametrize("overflows", [None, 0, 1])
+def test_an_overflow_of_any_replica_skips_the_step_of_all(overflows):
+    strategy = strategies.make_strategy("mirrored")
+    with strategy.scope():
+        layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")
+        layer.build((1, 1))
+        optimizer = compat.LossScaleOptimizer(
+            optimizers.SGD(schedules.Schedule(0.1), momentum=0.0), initial_scale=4.0
+        )
+        compat.build_optimizer(optimizer, layer.trainable_weights)
+    kernel = compat.tf_variable(layer.kernel)
+
+    @tf.function
+    def step():
+        number = tf.distribute.get_replica_context().replica_id_in_sync_group
+        is_bad = number == (-1 if overflows is None else overflows)
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(kernel) * tf.where(is_bad, float("inf"), 1.0)
+            loss = compat.scaled_loss(optimizer, loss)
+        gradients = compat.unscaled_gradients(optimizer, tape.gradient(loss, [kernel]))
+        compat.apply_gradients(optimizer, gradients, layer.trainable_weights)
+
+    strategy.run(step)
+    copies = [copy.numpy().item() for copy in strategy.experimental_local_results(kernel)]
+    assert copies == pytest.approx([0.8 if overflows is None else 1.0] * 2)
+    scale = compat.tf_variable(optimizer.dynamic_scale) if compat.KERAS_3 else optimizer.loss_scale
+    assert scale.numpy() == (4 if overflows is None else 2)
+    assert compat.tf_variable(optimizer.iterations).numpy() == 1
