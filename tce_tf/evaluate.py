@@ -123,9 +123,10 @@ def define_encoder_flags(flag_values: flags.FlagValues, *, several: bool = False
     )
     flags.DEFINE_enum(
         "resize_mode",
-        "crop",
-        ("crop", "squash"),
-        "How --encoder=none and a .pth see a frame: its central square, or all of it squashed.",
+        "auto",
+        ("auto", "crop", "squash"),
+        "How --encoder=none and a .pth see a frame: its central square, or all of it squashed. auto: "
+        "a .pth as it was trained (TCE's squash, torchvision's crop), none as crop.",
         **common,
     )
     flags.DEFINE_integer(

@@ -3,6 +3,8 @@
 python -m tce_tf.export --workdir=runs/a --output=exported/a
 """
 
+import os
+
 from absl import flags
 
 from tce_tf import command, errors
@@ -43,13 +45,16 @@ def main(values: flags.FlagValues) -> None:
     """Exports one encoder and prints where it is."""
     workdir, checkpoint = values.workdir, values.checkpoint
     if checkpoint and not workdir:
-        workdir = checkpoint.rsplit("/checkpoints/", 1)[0]
+        folder = checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)
+        workdir = os.path.dirname(os.path.dirname(folder))
     if not workdir or not values.output:
         raise errors.FlagError("--output and one of --workdir, --checkpoint are needed")
 
     from tce_tf.data import storage
     from tce_tf.serving import export, loader
 
+    if storage.same_folder(workdir, values.output):
+        raise errors.FlagError(f"--output={values.output}: must be another folder than the workdir")
     if loader.find_saved_model(workdir):
         raise errors.UserError(f"--workdir={workdir} is an export already: give a training workdir")
     if not storage.exists(storage.join(workdir, "config.json")):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tce_tf import command, embed, evaluate, export
+from tce_tf import command, config, embed, errors, evaluate, export, finetune, train
+from tce_tf.training import setup
 
 
 def fail(module, *arguments, capsys):
@@ -66,3 +67,20 @@ def test_an_encoder_that_is_nothing_is_named(tmp_path, capsys):
     ):
         code, line = fail(module, f"--encoder={tmp_path}", *rest, capsys=capsys)
         assert code == 1 and f"--encoder={tmp_path}" in line
+
+
+def test_an_export_does_not_go_into_its_workdir(tmp_path, capsys):
+    """Its lock and its config would be taken for the run's."""
+    (tmp_path / "config.json").write_text("{}")
+    for flags in (
+        (f"--workdir={tmp_path}",),
+        (f"--checkpoint={tmp_path}/checkpoints/ckpt-3",),
+    ):
+        code, line = fail(export, *flags, f"--output={tmp_path}/../{tmp_path.name}", capsys=capsys)
+        assert code == 2 and "must be another folder than the workdir" in line
+    for module in (train, finetune):
+        flags = [f"--workdir={tmp_path}", f"--export_dir={tmp_path}/"]
+        values = command.parse(module.define_flags, flags)
+        cls = config.TrainConfig if module is train else config.FinetuneConfig
+        with pytest.raises(errors.FlagError, match="--export_dir=.*another folder than --workdir"):
+            setup.make_folders(command.to_dataclass(cls, values))

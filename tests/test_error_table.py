@@ -127,7 +127,8 @@ def other_run(place):
     settings = command.to_dataclass(
         train.config.TrainConfig, command.parse(train.define_flags, flags)
     )
-    (place["tmp"] / "run").mkdir()
+    (place["tmp"] / "run" / "checkpoints").mkdir(parents=True)
+    (place["tmp"] / "run" / "checkpoints" / "ckpt-1.index").write_bytes(b"")
     provenance.save_config(str(place["tmp"] / "run"), settings, [place["train"]])
     run(train, *flags, "--temperature=0.2")
 
@@ -273,11 +274,12 @@ def stalled_input(_):
 
 def other_versions(place):
     settings = train.config.TrainConfig(data=place["train"], workdir=str(place["tmp"] / "run"))
-    (place["tmp"] / "run").mkdir()
+    (place["tmp"] / "run" / "checkpoints").mkdir(parents=True)
+    (place["tmp"] / "run" / "checkpoints" / "ckpt-1.index").write_bytes(b"")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(provenance, "versions", lambda: {"tensorflow": "2.0"})
         provenance.save_config(settings.workdir, settings, [place["train"]])
-    provenance.save_config(settings.workdir, settings, [place["train"]])
+    provenance.check_config(settings.workdir, settings, [place["train"]])
 
 
 def made_again(place):

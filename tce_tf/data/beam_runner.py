@@ -55,7 +55,7 @@ def make_tfrecords(
     with run_state.lock(options.output):
         with workers.DecodePool() as pool:
             made = run_state.plan_or_resume(options, pool)
-        todo = conversion.unfinished(made)
+        todo = run_state.unfinished(made)
         if todo:
             _run(todo, parsed, num_workers or 1)
     return conversion.finish(made, max_rejected_fraction)

@@ -29,7 +29,7 @@ from tce_tf import errors
 from tce_tf.data import manifest as manifests
 from tce_tf.data import plan as plans
 from tce_tf.data import progress, run_state, shard_format, storage, video, workers
-from tce_tf.data.pictures import VideoError
+from tce_tf.data.pictures import ReadError, VideoError
 
 REJECTED_NAME = "rejected.csv"
 
@@ -56,28 +56,8 @@ def make_tfrecords(
     storage.make_folder(options.output)
     with run_state.lock(options.output), workers.DecodePool(num_workers) as pool:
         plan = run_state.plan_or_resume(options, pool)
-        write_shards(unfinished(plan), pool)
+        write_shards(run_state.unfinished(plan), pool)
     return finish(plan, max_rejected_fraction)
-
-
-def unfinished(plan: plans.Plan) -> list[plans.Shard]:
-    """The shards that no earlier run finished, that are damaged, or whose sources changed since."""
-    notes = {shard.number: run_state.read_note(shard) for shard in plan.shards()}
-    there = [shard for shard in plan.shards() if notes[shard.number] is not None]
-    if there:
-        bar = progress.Progress(len(there), "shards checked")
-        for shard in there:
-            note = notes[shard.number]
-            if run_state.is_damaged(shard, note):
-                notes[shard.number] = None
-            bar.add(sum(entry["num_frames"] for entry in note["videos"]))
-        bar.close()
-    todo = [shard for shard in plan.shards() if notes[shard.number] is None]
-    if len(todo) < plan.num_shards:
-        logging.info(
-            "%d of %d shards are there already", plan.num_shards - len(todo), plan.num_shards
-        )
-    return todo
 
 
 def write_shards(shards: list[plans.Shard], pool: workers.DecodePool) -> None:
@@ -133,7 +113,8 @@ def write_shard(
         entries, rejected, index = [], [], [np.zeros(0, shard_format.INDEX_DTYPE)]
         try:
             with open(temporary, "wb") as file:
-                for clip, part, future in zip(shard.clips, parts, futures, strict=True):
+                tasks = zip(shard.clips, parts, futures, strict=True)
+                for number, (clip, part, future) in enumerate(tasks):
                     try:
                         try:
                             entry, rows = pool.result(future)
@@ -141,6 +122,8 @@ def write_shard(
                             # Once more: the system kills processes for its own reasons (memory).
                             entry, rows = pool.result(submit(clip, part))
                     except VideoError as error:
+                        if isinstance(error, ReadError):
+                            sources[number] = []  # other than what the next run will see
                         rejected.append({"path": clip.path, "reason": " ".join(str(error).split())})
                         on_clip(0)
                         continue
@@ -191,12 +174,14 @@ def encode_record(
 
     Raises:
       VideoError: the clip is rejected; the message is the reason.
+      ReadError: the same, but the next run should try again.
       errors.UserError: the file cannot be written.
     """
     try:
         encoded = video.encode_clip(clip.path, encoding, clip.start_us, clip.end_us)
-    except OSError as error:  # gone, unreadable, a failing disk
-        raise VideoError(error.strerror or str(error)) from error
+    except (VideoError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise (ReadError if _is_of_the_system(error) else VideoError)(reason) from error
     context = {
         shard_format.MEDIA_ID: clip.name,
         shard_format.VIDEO_FILENAME: clip.filename,
@@ -241,6 +226,15 @@ def encode_record(
         "truncated": encoded.truncated,
     }
     return entry, rows
+
+
+def _is_of_the_system(error: BaseException | None) -> bool:
+    """Whether a file is gone or a disk fails, where another error is about what the file holds."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno is not None:
+            return True
+        error = error.__cause__
+    return False
 
 
 def _time_limit(clip: plans.PlannedClip) -> float:

@@ -42,6 +42,10 @@ class VideoError(Exception):
     """A video or picture that cannot be used; the message is the reason `rejected.csv` gives."""
 
 
+class ReadError(VideoError):
+    """One that the system could not read: another time it may."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizing:
     """The asked size of stored frames.

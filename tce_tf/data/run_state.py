@@ -15,7 +15,7 @@ import google_crc32c
 from absl import logging
 
 from tce_tf import errors
-from tce_tf.data import locks, remote, shard_format, storage, workers
+from tce_tf.data import locks, progress, remote, shard_format, storage, workers
 from tce_tf.data import manifest as manifests
 from tce_tf.data import plan as plans
 
@@ -82,7 +82,7 @@ def is_damaged(shard: plans.Shard, note: dict) -> bool:
 
 
 def read_note(shard: plans.Shard) -> dict | None:
-    """A finished shard's note; None when the shard must be made (again)."""
+    """A finished shard's note; None when the shard must be made (again), damage apart."""
     if storage.size(note_path(shard)) is None:
         return None
     try:
@@ -108,6 +108,26 @@ def read_note(shard: plans.Shard) -> dict | None:
         )  # fmt: skip
         return None
     return note
+
+
+def unfinished(plan: plans.Plan) -> list[plans.Shard]:
+    """The shards that no earlier run finished, that are damaged, or whose sources changed since."""
+    notes = {shard.number: read_note(shard) for shard in plan.shards()}
+    there = [shard for shard in plan.shards() if notes[shard.number] is not None]
+    if there:
+        bar = progress.Progress(len(there), "shards checked")
+        for shard in there:
+            note = notes[shard.number]
+            if is_damaged(shard, note):
+                notes[shard.number] = None
+            bar.add(sum(entry["num_frames"] for entry in note["videos"]))
+        bar.close()
+    todo = [shard for shard in plan.shards() if notes[shard.number] is None]
+    if len(todo) < plan.num_shards:
+        logging.info(
+            "%d of %d shards are there already", plan.num_shards - len(todo), plan.num_shards
+        )
+    return todo
 
 
 def plan_or_resume(options: plans.Options, pool: workers.DecodePool) -> plans.Plan:

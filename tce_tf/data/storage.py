@@ -79,6 +79,13 @@ def exists(path: str) -> bool:
         return gfile(path).exists(path) if is_remote(path) else os.path.exists(path)
 
 
+def same_folder(first: str, second: str) -> bool:
+    """Whether two paths, which need not exist, lead to one folder."""
+    if is_remote(first) or is_remote(second):
+        return first.rstrip("/") == second.rstrip("/")
+    return os.path.realpath(first) == os.path.realpath(second)
+
+
 def names(folder: str) -> list[str]:
     """Names of files and folders in a folder, sorted; none where there is no such folder."""
     with reported("read folder", folder):

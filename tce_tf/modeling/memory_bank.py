@@ -68,13 +68,18 @@ class MemoryBank(keras.layers.Layer):
         return bank if rows is None else tf.gather(bank, rows)
 
     def update(self, rows: tf.Tensor, embeddings: tf.Tensor) -> None:
-        """Overwrites rows: int [B], each once; embeddings float [B, D].
+        """Overwrites rows: int [B]; embeddings float [B, D]. Of a row that comes twice the first counts.
+
+        It does where a sample stands in for an unreadable one; batch norm of replicas or parts of
+        the batch makes two embeddings of it, and which a scatter would leave is not defined.
 
         Under a replica context every replica must be given the same, whole batch: each writes its
         own copy, and copies stay equal only if all write the same (`gather_replicas`).
         """
         variable = compat.tf_variable(self.embeddings)
         values = tf.cast(tf.stop_gradient(embeddings), variable.dtype)
+        same = tf.cast(rows[:, tf.newaxis] == rows[tf.newaxis, :], tf.int32)
+        values = tf.gather(values, tf.argmax(same, axis=1))
         variable.scatter_update(tf.IndexedSlices(values, rows))
 
 

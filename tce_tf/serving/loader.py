@@ -1,5 +1,6 @@
 """How is an encoder named on a command line? A SavedModel, a workdir, a `.pth`, or `none`."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -34,7 +35,8 @@ def load_encoder(
     Args:
       encoder: a SavedModel folder with or without its version (the highest is taken), a training
         workdir (its newest checkpoint), a PyTorch file (`.pth`), or `none` for fresh weights.
-      fallback: what `none` builds; image size and resize mode of a `.pth`.
+      fallback: what `none` builds; image size and resize mode of a `.pth`. A resize mode `auto` is
+        what TCE's or torchvision's weights were trained with, and `crop` for `none`.
       checkpoint: another checkpoint of the workdir.
       seed: of the fresh weights.
 
@@ -46,7 +48,10 @@ def load_encoder(
       errors.UserError: nothing of the kind there.
     """
     if encoder == "none":
-        return build_encoder(fallback or encoder_module.EncoderConfig(), seed=seed)
+        chosen = fallback or encoder_module.EncoderConfig()
+        if chosen.resize_mode == "auto":
+            chosen = dataclasses.replace(chosen, resize_mode="crop")
+        return build_encoder(chosen, seed=seed)
     saved_model = find_saved_model(encoder)
     if saved_model:
         try:
@@ -125,7 +130,7 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
             raise errors.UserError(
                 f"--encoder={encoder}: the workdir of a fine-tuned classifier, not of an encoder"
             )
-        if settings.get("optimizer") == "adamw":
+        if settings.get("optimizer", "sgd") != "sgd":
             settings["weight_decay"] = 0.0  # decoupled from the gradient, so no loss has it
         return encoder_module.EncoderConfig(**_known(settings))
     return None

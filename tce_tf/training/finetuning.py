@@ -77,10 +77,12 @@ def _run(config, folders, train, test, strategy) -> FinetuneResult:
             )
         schedule = setup.make_schedule(config, inputs.steps_per_epoch)
         optimizer = setup.make_optimizer(config, schedule, model)
-    # Not before all settings have passed: a refused start must not claim the workdir.
-    provenance.save_config(config.workdir, config, [*folders[0], *folders[1]])
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
+    described = (config.workdir, config, sum(folders, []), dataclasses.asdict(settings))
+    provenance.check_config(*described)
     start_step = setup.resume(store, config, last_step)
+    # Not before all has passed: a refused start must not claim the workdir.
+    provenance.save_config(*described)
     logging.info(
         "%d training and %d test videos of %d classes, %d steps an epoch, %d steps in all, "
         "%d replica(s), %s from %s",
@@ -103,6 +105,8 @@ def _run(config, folders, train, test, strategy) -> FinetuneResult:
         )
         with pipeline.user_errors():
             steps.run(start_step, last_step)
+    elif not monitor.knows(last_step):  # scoring the last step failed the last time
+        monitor(last_step)
     scores, logits = monitor.scores_at(last_step)
     results = _report(config, settings, test, scores, logits) | {
         "step": last_step,
@@ -162,10 +166,9 @@ def build_module(
 def _starting_point(config, class_names):
     """What the classifier is to be, and the weights its backbone starts from (None for scratch)."""
     scratch = config.encoder == "none"
+    mode = "crop" if scratch and config.resize_mode == "auto" else config.resize_mode
     fallback = encoder_module.EncoderConfig(
-        backbone=config.backbone,
-        image_size=config.image_size or 224,
-        resize_mode="crop" if config.resize_mode == "auto" else config.resize_mode,
+        backbone=config.backbone, image_size=config.image_size or 224, resize_mode=mode
     )
     source, weights = fallback, None
     if not scratch:
@@ -217,9 +220,15 @@ class _Monitor:
         self._checkpoint = tf.train.Checkpoint(model=model)
         self._last: tuple = (None, None, None)
         self.best: dict | None = None
+        self._known: set[int] = set()
         for line in metrics_log.read(os.path.join(config.workdir, "metrics.jsonl")):
             if "test.top1" in line and line["step"] <= start_step:
+                self._known.add(line["step"])
                 self._is_better(line["step"], line)
+
+    def knows(self, step: int) -> bool:
+        """Whether an earlier run logged the scores of a step."""
+        return step in self._known
 
     def __call__(self, step: int) -> dict[str, float]:
         """The scores of the weights as they are now, which are saved if they are the best so far."""
@@ -227,10 +236,17 @@ class _Monitor:
         if self._is_better(step, scores):
             prefix = checkpoint_files.prefix_of(self._folder, step)
             checkpoint_files.write(self._checkpoint, prefix)
-            # The one before stays: a run that is killed now goes on from an earlier step.
-            for old in checkpoint_files.steps(self._folder)[:-2]:
-                storage.remove(self._folder, f"ckpt-{old}.")
+            self._remove_others(step)
         return scores
+
+    def _remove_others(self, step: int) -> None:
+        """Removes what no run resumed from any checkpoint can name as its best: later and older ones."""
+        resumable = checkpoint_files.steps(checkpoint_files.folder_of(self._config.workdir))
+        found = checkpoint_files.steps(self._folder)
+        known = [s for s in found if s <= min(resumable, default=0)]
+        for other in found:
+            if other > step or other < max(known, default=0):
+                storage.remove(self._folder, f"ckpt-{other}.")
 
     def scores_at(self, step: int) -> tuple[dict[str, float], np.ndarray]:
         """Top-1 and top-5 in [0, 1] of the weights, which are those of this step, and the logits."""

@@ -33,14 +33,15 @@ def write(folder: str, features: np.ndarray, reader: shard_reader.ShardReader) -
     sprite = "projector.thumbnails.png"
     lines = ["\t".join(f"{x:.6g}" for x in row) for row in features[videos]]
     _put(folder, names["tensor_path"], "\n".join(lines) + "\n")
-    if storage.size(storage.join(folder, sprite)) is not None:
-        return  # the videos of a run do not change
     labels = ["name\tclass"]
     for video in videos:
         label = int(reader.labels[video])
         class_name = reader.class_names[label] if label >= 0 else ""
         labels.append("\t".join(" ".join(x.split()) for x in (reader.names[video], class_name)))
-    _put(folder, names["metadata_path"], "\n".join(labels) + "\n")
+    text = "\n".join(labels) + "\n"
+    shown = storage.join(folder, names["metadata_path"])
+    if storage.size(shown) is not None and storage.read_bytes(shown) == _encoded(text):
+        return  # the same videos: their thumbnails are there
     configured = projector_config_pb2.ProjectorConfig()
     entry = configured.embeddings.add(tensor_name="features of the monitor's videos", **names)
     entry.sprite.image_path = sprite
@@ -49,6 +50,7 @@ def write(folder: str, features: np.ndarray, reader: shard_reader.ShardReader) -
     file = io.BytesIO()
     Image.fromarray(thumbnails(reader, videos, side)).save(file, format="PNG")
     storage.write_atomic(storage.join(folder, sprite), file.getvalue())
+    _put(folder, names["metadata_path"], text)  # last: it tells that the others are there
 
 
 def thumbnail_side(count: int) -> int:
@@ -74,7 +76,10 @@ def thumbnails(reader: shard_reader.ShardReader, videos: np.ndarray, side: int) 
     return sprite
 
 
-def _put(folder: str, name: str, text: str) -> None:
+def _encoded(text: str) -> bytes:
     # The projector reads UTF-8; a name from a file system need not be.
-    content = text.encode("utf-8", "backslashreplace")
-    storage.write_atomic(storage.join(folder, name), content)
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _put(folder: str, name: str, text: str) -> None:
+    storage.write_atomic(storage.join(folder, name), _encoded(text))

@@ -12,8 +12,10 @@ import tensorflow as tf
 from absl import logging
 
 import tce_tf
+from tce_tf import config as config_lib
 from tce_tf import errors
 from tce_tf.data import storage
+from tce_tf.modeling import checkpoint_files
 
 # Settings that say where to stop, what to show or where to run, not what is computed.
 FREE_SETTINGS = frozenset(
@@ -45,57 +47,82 @@ def data_manifests(folders: Sequence[str]) -> list[dict[str, str]]:
     return found
 
 
-def save_config(workdir: str, config, folders: Sequence[str]) -> None:
-    """Writes `config.json` and `flags.txt`, or compares them with those of the run to resume.
+def check_config(
+    workdir: str, config, folders: Sequence[str], resolved: Mapping | None = None
+) -> None:
+    """Compares settings with those of the run in the workdir, if it has made a checkpoint.
 
     Args:
       workdir: the run's folder.
       config: `config.TrainConfig` or `config.FinetuneConfig`.
       folders: its shards.
+      resolved: what else was derived from files that may change (the encoder's settings).
 
     Raises:
       errors.UserError: the workdir holds a run with settings or data that change its numbers, or
         converted weights, which are no run.
     """
-    path = storage.join(workdir, "config.json")
+    if not checkpoint_files.steps(checkpoint_files.folder_of(workdir)):
+        return  # nothing was learned with other settings
+    before = read_config(workdir)
+    if before["conversion"]:
+        raise errors.UserError(
+            f"{workdir} holds weights converted from {before['conversion']['checkpoint']}, "
+            "without the optimizer and memory bank of a run: train in another --workdir"
+        )
     settings = dataclasses.asdict(config)
-    manifests = data_manifests(folders)
-    if storage.size(path) is not None:
-        before = read_config(workdir)
-        if before["conversion"]:
-            raise errors.UserError(
-                f"{workdir} holds weights converted from {before['conversion']['checkpoint']}, "
-                "without the optimizer and memory bank of a run: train in another --workdir"
-            )
-        if ("train" in before["settings"]) != ("train" in settings):
-            raise errors.UserError(
-                f"{workdir} holds a run of another command: take another --workdir"
-            )
-        # A setting that did not exist yet: its default is what was done before there was a choice.
-        then = dataclasses.asdict(type(config)()) | before["settings"]
-        changed = [
-            f"--{name}: {then[name]!r} then, {value!r} now"
-            for name, value in settings.items()
-            if name not in FREE_SETTINGS | _DATA_SETTINGS and then[name] != value
-        ]
-        if [m["manifest"] for m in before["data"]] != [m["manifest"] for m in manifests]:
-            changed.append(f"the shards in {', '.join(folders)} are others than the run's")
-        if changed:
-            raise errors.UserError(
-                f"{workdir} holds a run with other settings ({'; '.join(changed)}): "
-                "resume with the same ones or take another --workdir"
-            )
-        updated = [
-            f"{name} {before['versions'].get(name)} then, {version} now"
-            for name, version in versions().items()
-            if before["versions"].get(name) != version
-        ]
-        if updated:
-            logging.warning(
-                "resuming with other versions (%s): results may differ by round-off",
-                "; ".join(updated),
-            )
-    content = {"settings": settings, "versions": versions(), "data": manifests}
+    if ("train" in before["settings"]) != ("train" in settings):
+        raise errors.UserError(f"{workdir} holds a run of another command: take another --workdir")
+    # A setting that did not exist yet: its default is what was done before there was a choice.
+    then = dataclasses.asdict(type(config)()) | before["settings"]
+    changed = [
+        f"--{name}: {then[name]!r} then, {value!r} now"
+        for name, value in settings.items()
+        if name not in FREE_SETTINGS | _DATA_SETTINGS and then[name] != value
+    ]
+    if [m["manifest"] for m in before["data"]] != [m["manifest"] for m in data_manifests(folders)]:
+        changed.append(f"the shards in {', '.join(folders)} are others than the run's")
+    elif "train" in settings and _count(then["train"]) != _count(settings["train"]):
+        changed.append(f"--train: {then['train']!r} then, {settings['train']!r} now")
+    resolved = json.loads(json.dumps(resolved or {}))
+    changed += [
+        f"{name} of the encoder's weights: {value!r} then, {resolved[name]!r} now"
+        for name, value in before["resolved"].items()
+        if name in resolved and resolved[name] != value
+    ]
+    if changed:
+        raise errors.UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(changed)}): "
+            "resume with the same ones or take another --workdir"
+        )
+    updated = [
+        f"{name} {before['versions'].get(name)} then, {version} now"
+        for name, version in versions().items()
+        if before["versions"].get(name) != version
+    ]
+    if updated:
+        logging.warning(
+            "resuming with other versions (%s): results may differ by round-off",
+            "; ".join(updated),
+        )
+
+
+def _count(paths: str) -> int:
+    return len(config_lib.split_paths(paths))
+
+
+def save_config(
+    workdir: str, config, folders: Sequence[str], resolved: Mapping | None = None
+) -> None:
+    """Writes `config.json` and `flags.txt`; the arguments are those of `check_config`."""
+    settings = dataclasses.asdict(config)
+    content = {
+        "settings": settings,
+        "versions": versions(),
+        "data": data_manifests(folders),
+        "resolved": dict(resolved or {}),
+    }
+    path = storage.join(workdir, "config.json")
     storage.write_atomic(path, (json.dumps(content, indent=2) + "\n").encode())
     flags = [
         f"--{name}={value}" if not isinstance(value, bool) else f"--{'' if value else 'no'}{name}"
@@ -123,7 +150,7 @@ def save_conversion(workdir: str, settings: Mapping, conversion: Mapping) -> Non
 
 
 def read_config(workdir: str) -> dict:
-    """The content of a workdir's `config.json`: `settings`, `versions`, `data`, `conversion`.
+    """What a workdir's `config.json` holds: `settings`, `versions`, `data`, `resolved`, `conversion`.
 
     `conversion` is what `save_conversion` was given; None for a training run.
 
@@ -139,6 +166,9 @@ def read_config(workdir: str) -> dict:
         kinds = [type(value) for value in found.values()]
         if kinds != [dict, dict, list] or not all(m["manifest"] for m in found["data"]):
             raise TypeError("settings, versions or data of another kind")
-        return found | {"conversion": content.get("conversion")}
+        resolved = content.get("resolved", {})
+        if not isinstance(resolved, dict):
+            raise TypeError("resolved of another kind")
+        return found | {"resolved": resolved, "conversion": content.get("conversion")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise errors.UserError(f"{path}: not a config written by train ({error})") from error

@@ -80,12 +80,14 @@ def _run(config, folders, reader, strategy) -> TrainResult:
         model = setup.build_model(config, reader, total_steps=total_steps)
         schedule = setup.make_schedule(config, inputs.steps_per_epoch)
         optimizer = setup.make_optimizer(config, schedule, model)
-    # Not before all settings have passed: a refused start must not claim the workdir.
-    if chief:
-        provenance.save_config(config.workdir, config, folders)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
+    if chief:
+        provenance.check_config(config.workdir, config, folders)
     start_step = setup.resume(store, config, last_step)
     workers.check_agreement(strategy, config, folders, start_step)
+    # Not before all has passed: a refused start must not claim the workdir.
+    if chief:
+        provenance.save_config(config.workdir, config, folders)
     logging.info(
         "%d videos, %d steps an epoch, %d steps in all, %d replica(s), %s",
         len(reader.names), inputs.steps_per_epoch, last_step, strategy.num_replicas_in_sync,

@@ -144,8 +144,15 @@ def make_folders(config) -> None:
     """Makes `workdir` and `export_dir` now, so that nothing fails for their sake after the training.
 
     Raises:
+      errors.FlagError: both are one: a workdir's config would be taken for the export's.
       errors.UserError: a folder that cannot be made.
     """
+    config_lib.check(
+        not config.export_dir or not storage.same_folder(config.workdir, config.export_dir),
+        "export_dir",
+        config.export_dir,
+        "another folder than --workdir",
+    )
     for name in ("workdir", "export_dir"):
         path = getattr(config, name)
         try:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import csv
+import errno
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import tensorflow as tf
 import tiny_videos
 
 from tce_tf import errors
-from tce_tf.data import conversion, plan, run_state, shard_format, workers
+from tce_tf.data import conversion, pictures, plan, run_state, shard_format, video, workers
 from tce_tf.data import manifest as manifests
 from tce_tf.data.pictures import VideoError
 from tce_tf.data.plan import Options
@@ -338,3 +339,27 @@ def test_write_shard_alone_equals_the_whole_run(clips, tmp_path):
         conversion.write_shard(shard, pool)
     name = shard.file
     assert (tmp_path / "b" / name).read_bytes() == (tmp_path / "a" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), pictures.ReadError),
+        (OSError("image file is truncated"), VideoError),  # Pillow's
+        (None, VideoError),
+    ],
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_what_the_system_cannot_read_is_tried_again(cause, kind, is_wrapped, tmp_path, monkeypatch):
+    """A disk that failed may have been mended; a file that holds no video stays as it is."""
+
+    def encode_clip(*_):
+        if cause is None or is_wrapped:
+            raise VideoError("no readable video file") from cause
+        raise cause
+
+    monkeypatch.setattr(video, "encode_clip", encode_clip)
+    clip = plan.PlannedClip(0, "a", "a.mp4", "a.mp4", None, None, None, 0, None)
+    with pytest.raises(VideoError) as rejected:
+        conversion.encode_record(clip, video.EncodeOptions(), str(tmp_path / "record"))
+    assert type(rejected.value) is kind

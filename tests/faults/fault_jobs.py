@@ -48,13 +48,15 @@ class Job:
     intact: Callable[[pathlib.Path, pathlib.Path], None]
     atol: float = 0.0
 
-    def start(self, root: pathlib.Path, *more: str, before: tuple[str, ...] = ()):
+    def start(self, root: pathlib.Path, *more: str, before: tuple[str, ...] = (), **environment):
         """Starts the command; `before` is what runs it, as in `setpriv ...`."""
         flags = [flag.format(root=root) for flag in self.flags]
         return subprocess.Popen(
             [*before, sys.executable, SMALL, self.command, *flags, *more],
             stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY)},
+            env=os.environ
+            | {"TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(REPOSITORY)}
+            | environment,
         )  # fmt: skip
 
     def finish(self, root: pathlib.Path) -> dict:
@@ -64,9 +66,11 @@ class Job:
         assert process.returncode == 0, stderr
         return self.result(root)
 
-    def refused(self, root: pathlib.Path, *more: str, before: tuple[str, ...] = ()) -> str:
+    def refused(
+        self, root: pathlib.Path, *more: str, before: tuple[str, ...] = (), **environment
+    ) -> str:
         """Runs it to an end of exit code 1; returns its one line of error."""
-        process = self.start(root, *more, before=before)
+        process = self.start(root, *more, before=before, **environment)
         _, stderr = process.communicate(timeout=600)
         lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
         assert process.returncode == 1 and len(lines) == 1 and "Traceback" not in stderr, stderr

@@ -102,3 +102,22 @@ def test_a_better_positive_and_worse_negatives_lower_the_loss():
 def test_rotation_loss_of_no_opinion_is_log_4():
     loss = losses.rotation_loss(tf.zeros([5, 4]), tf.constant([0, 1, 2, 3, 0]))
     assert float(loss) == pytest.approx(np.log(4), rel=1e-6)
+
+
+def test_scores_on_gpus_have_the_same_values_and_gradients(monkeypatch):
+    """There the gather's own gradient is used; rows that come twice add up in both."""
+    rng = np.random.default_rng(5)
+    anchor, positive = unit(rng, 4, 8), unit(rng, 4, 8)
+    similarity = tf.constant(rng.uniform(-1, 1, (4, 20)))
+    negatives = rng.integers(0, 20, (4, 30))
+    weights = tf.constant(rng.standard_normal((4, 31)))
+    found = []
+    for gpus in ([], ["GPU:0"]):
+        monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind, gpus=gpus: gpus)
+        with tf.GradientTape() as tape:
+            tape.watch(similarity)
+            scores = losses.contrastive_scores(anchor, positive, similarity, negatives)
+            total = tf.reduce_sum(weights * scores)
+        found.append((scores, tape.gradient(total, similarity)))
+    for cpu, gpu in zip(*found, strict=True):
+        np.testing.assert_allclose(cpu, tf.convert_to_tensor(gpu), rtol=1e-12)

@@ -39,3 +39,12 @@ def test_bad_sizes_are_refused(arguments):
     rows, width, live = arguments
     with pytest.raises(ValueError):
         memory_bank.MemoryBank(rows, width, live_rows=live)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+def test_of_a_row_that_comes_twice_the_first_counts(jit):
+    bank = memory_bank.MemoryBank(6, 4)
+    new = np.arange(12, dtype=np.float32).reshape(3, 4)
+    update = tf.function(bank.update, jit_compile=jit)
+    update(tf.constant([4, 1, 4], tf.int64), tf.constant(new))
+    np.testing.assert_array_equal(bank.lookup([4, 1]), new[:2])

@@ -271,3 +271,14 @@ def test_a_damaged_config_is_named(content, path, tmp_path):
     (tmp_path / "1" / "assets.extra" / "tce_config.json").write_bytes(content)
     with pytest.raises(errors.UserError, match="tce_config.json is damaged .*export it again"):
         loader.load_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(("optimizer", "decay"), [("sgd", 1e-4), ("adamw", 0.0), ("lamb", 0.0)])
+def test_decoupled_decay_is_no_loss_of_a_run_either(optimizer, decay, tmp_path):
+    settings = {
+        "backbone": "resnet18", "embedding_width": 16, "image_size": 32, "resize_mode": "crop",
+        "weight_decay": 1e-4, "optimizer": optimizer,
+    }  # fmt: skip
+    content = {"settings": settings, "versions": {}, "data": []}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert loader.encoder_config(str(tmp_path)).weight_decay == decay

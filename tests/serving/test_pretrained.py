@@ -106,3 +106,20 @@ def test_a_workdir_and_a_pth_give_the_same(tmp_path, monkeypatch, caplog):
         )
     with open(tmp_path / "run" / "config.json", encoding="utf-8") as file:
         assert json.load(file)["settings"]["backbone"] == "resnet18"
+
+
+@pytest.mark.parametrize(
+    ("state", "mode"),
+    [
+        (torch_states.torchvision("resnet18"), "crop"),
+        (torch_states.pretraining("resnet18"), "squash"),
+    ],
+    ids=["torchvision", "tce"],
+)
+def test_a_pth_is_seen_as_it_was_trained(state, mode, tmp_path, monkeypatch):
+    (tmp_path / "a.pth").write_bytes(b"weights")
+    monkeypatch.setattr(torch_file, "load", lambda path: {"state_dict": state})
+    auto = dataclasses.replace(CONFIG, resize_mode="auto")
+    config, _ = pretrained.read_backbone(str(tmp_path / "a.pth"), auto)
+    assert config.resize_mode == mode
+    assert loader.load_encoder("none", fallback=auto).config.resize_mode == "crop"

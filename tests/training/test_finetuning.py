@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
+import small_train
 import tensorflow as tf
 
 from tce_tf import compat, config, errors
 from tce_tf.data import shard_reader, video_frames
+from tce_tf.modeling import checkpoint_files, resnet
 from tce_tf.serving import encoder_module, export, loader
 from tce_tf.training import finetuning
 
@@ -108,7 +110,9 @@ def test_it_starts_from_the_encoder_and_scratch_does_not(settings, encoder):
         pytest.param("mixed_float16", "off", 0.01, marks=pytest.mark.slow),
     ],
 )
-def test_other_precisions_train_like_float32(precision, jit, tolerance, settings):
+def test_other_precisions_train_like_float32(precision, jit, tolerance, settings, monkeypatch):
+    monkeypatch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+    settings = dataclasses.replace(settings, encoder="none", image_size=32)
     values = []
     for name, way in (("plain", {"jit": "off"}), ("way", {"precision": precision, "jit": jit})):
         given = dataclasses.replace(
@@ -177,3 +181,32 @@ def test_refusals(settings, synthetic_shards, tmp_path):
     refused("--num_segments: 3 then, 2 now", num_segments=2)
     with pytest.raises(errors.UserError, match="fine-tuned classifier"):
         loader.load_encoder(settings.workdir)
+
+
+def test_the_best_of_every_step_to_resume_from_stays(settings, tmp_path):
+    """Bests of 2, 5, 6 and a lost future; runs may be resumed from the checkpoints of 4 and 8."""
+    scores = iter([0.2, 0.3, 0.4, 0.5])
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "best").mkdir()
+    (tmp_path / "run" / "best" / "ckpt-30.index").write_bytes(b"")
+    test = shard_reader.ShardReader([settings.test])
+    config_of_run = dataclasses.replace(settings, encoder="none", image_size=32)
+    start, _ = finetuning._starting_point(config_of_run, test.class_names)
+    model = finetuning.build_model(config_of_run, start)
+    monitor = finetuning._Monitor(config_of_run, start, test, model, start_step=0)
+    kept = []
+    for step in (2, 5, 6, 9):
+        monitor.scores_at = lambda step: (
+            {"test.top1": next(scores), "test.top5": 1.0}, None
+        )  # fmt: skip
+        monitor(step)
+        kept.append(checkpoint_files.steps(str(tmp_path / "run" / "best")))
+        if step in (2, 6):
+            for saved in {2: (4,), 6: (4, 8)}[step]:
+                path = tmp_path / "run" / "checkpoints" / f"ckpt-{saved}.index"
+                path.write_bytes(b"")
+    assert kept == [[2], [2, 5], [2, 5, 6], [2, 5, 6, 9]]
+    (tmp_path / "run" / "checkpoints" / "ckpt-4.index").unlink()
+    monitor.scores_at = lambda step: ({"test.top1": 0.6, "test.top5": 1.0}, None)
+    monitor(10)
+    assert checkpoint_files.steps(str(tmp_path / "run" / "best")) == [6, 9, 10]

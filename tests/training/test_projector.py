@@ -45,9 +45,22 @@ def test_vectors_labels_and_thumbnails_are_in_the_reader_s_order(reader, tmp_pat
         assert np.abs(shown - expected).mean() < 4
 
     # Later vectors replace the earlier; the rest stays.
+    made = (tmp_path / entry.sprite.image_path).stat().st_mtime_ns
     projector.write(str(tmp_path), 2 * features, reader)
     vectors = np.loadtxt(tmp_path / entry.tensor_path, delimiter="\t")
     np.testing.assert_allclose(vectors, 2 * features, rtol=1e-5)
+    assert (tmp_path / entry.sprite.image_path).stat().st_mtime_ns == made
+
+
+def test_other_videos_replace_those_of_before(reader, synthetic_shards, tmp_path):
+    """A run may go on with another --eval_test."""
+    projector.write(str(tmp_path), np.ones([len(reader.names), 5]), reader)
+    before = (tmp_path / "projector.thumbnails.png").read_bytes()
+    others = shard_reader.ShardReader([synthetic_shards["train"]])
+    projector.write(str(tmp_path), np.ones([len(others.names), 5]), others)
+    labels = (tmp_path / "projector.labels.tsv").read_text().splitlines()
+    assert [line.split("\t")[0] for line in labels[1:]] == others.names
+    assert (tmp_path / "projector.thumbnails.png").read_bytes() != before
 
 
 @pytest.mark.parametrize(("count", "side"), [(1, 64), (16_384, 64), (16_385, 63), (5_000, 64)])

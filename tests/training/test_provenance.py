@@ -29,7 +29,9 @@ def _shards(tmp_path):
 
 @pytest.fixture(name="workdir")
 def _workdir(tmp_path):
-    (tmp_path / "run").mkdir()
+    """One that holds a checkpoint: before there is one, nothing is compared."""
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / "checkpoints" / "ckpt-1.index").write_bytes(b"")
     return str(tmp_path / "run")
 
 
@@ -61,7 +63,7 @@ def test_a_setting_that_changes_numbers_is_refused_and_named(workdir, shards, na
     provenance.save_config(workdir, settings(), shards)
     before = (provenance.read_config(workdir), getattr(settings(), name))
     with pytest.raises(errors.UserError) as failure:
-        provenance.save_config(workdir, settings(**{name: OTHER[name]}), shards)
+        provenance.check_config(workdir, settings(**{name: OTHER[name]}), shards)
     assert f"--{name}: {before[1]!r} then, {OTHER[name]!r} now" in str(failure.value)
     assert "\n" not in str(failure.value)
     assert provenance.read_config(workdir) == before[0]  # the run's own settings stay
@@ -70,6 +72,7 @@ def test_a_setting_that_changes_numbers_is_refused_and_named(workdir, shards, na
 def test_free_settings_may_change_and_are_noted(workdir, shards):
     provenance.save_config(workdir, settings(), shards)
     free = {"steps": 9, "log_every": 3, "keep": 1, "jit": "off", "strategy": "one_device"}
+    provenance.check_config(workdir, settings(**free), shards)
     provenance.save_config(workdir, settings(**free), shards)
     assert provenance.read_config(workdir)["settings"]["steps"] == 9
 
@@ -87,19 +90,44 @@ def test_data_may_move_but_not_change_or_swap(workdir, shards, tmp_path):
     provenance.save_config(workdir, settings(), shards)
     (tmp_path / "a").rename(tmp_path / "moved")
     moved = [str(tmp_path / "moved"), shards[1]]
-    provenance.save_config(workdir, dataclasses.replace(settings(), data="moved,b"), moved)
+    provenance.check_config(workdir, dataclasses.replace(settings(), data="moved,b"), moved)
     for others in (moved[::-1], moved[:1]):  # bank rows follow the order of the folders
         with pytest.raises(errors.UserError, match="the shards in .* are others than the run"):
-            provenance.save_config(workdir, settings(), others)
+            provenance.check_config(workdir, settings(), others)
     (tmp_path / "b" / "manifest.json").write_text("{}")
     with pytest.raises(errors.UserError, match="the shards in .*moved"):
-        provenance.save_config(workdir, settings(), moved)
+        provenance.check_config(workdir, settings(), moved)
 
 
 def test_a_run_of_another_command_is_refused(workdir, shards):
     provenance.save_config(workdir, settings(), shards)
     with pytest.raises(errors.UserError, match="holds a run of another command"):
-        provenance.save_config(workdir, config.FinetuneConfig(), shards)
+        provenance.check_config(workdir, config.FinetuneConfig(), shards)
+
+
+def test_before_the_first_checkpoint_all_may_change(tmp_path, shards):
+    """A start that was refused or ran out of memory does not claim the workdir."""
+    provenance.save_config(str(tmp_path), settings(), shards)
+    provenance.check_config(str(tmp_path), settings(seed=7), shards)
+
+
+def test_shards_may_not_change_sides(workdir, shards):
+    """Of fine-tuning: training and test folders are one list beside the settings."""
+    given = config.FinetuneConfig(train="a", test="b")
+    provenance.save_config(workdir, given, shards)
+    provenance.check_config(workdir, given, shards)
+    with pytest.raises(errors.UserError, match="--train: 'a' then, 'a,b' now"):
+        provenance.check_config(workdir, config.FinetuneConfig(train="a,b", test=""), shards)
+
+
+def test_an_encoder_replaced_by_another_is_named(workdir, shards):
+    given = config.FinetuneConfig(train="a", test="b")
+    provenance.save_config(workdir, given, shards, {"image_size": 112, "class_names": ("x",)})
+    provenance.check_config(workdir, given, shards, {"image_size": 112, "class_names": ("x",)})
+    with pytest.raises(
+        errors.UserError, match="image_size of the encoder's weights: 112 then, 224"
+    ):
+        provenance.check_config(workdir, given, shards, {"image_size": 224, "class_names": ("x",)})
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"settings": {}}', "\xff"])
@@ -136,6 +164,7 @@ def test_a_setting_newer_than_the_run_counts_as_its_default_then(workdir, shards
     with open(path, "w", encoding="utf-8") as file:
         json.dump(saved, file)
     with pytest.raises(errors.UserError, match="--optimizer: 'sgd' then, 'adamw' now"):
-        provenance.save_config(workdir, settings(optimizer="adamw"), shards)
+        provenance.check_config(workdir, settings(optimizer="adamw"), shards)
+    provenance.check_config(workdir, settings(), shards)
     provenance.save_config(workdir, settings(), shards)
     assert provenance.read_config(workdir)["settings"]["optimizer"] == "sgd"
