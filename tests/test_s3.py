@@ -140,3 +140,10 @@ def test_resume_export_evaluate_and_embed_from_the_store(store, job):
             rows[encoder] = arrays["embeddings"]
     assert rows["exported"].shape == (16 * 8, 128)
     np.testing.assert_allclose(rows["exported"], rows["runs/a"], atol=1e-5)
+    fine = ["--encoder=s3://bucket/exported", *shards, "--workdir=s3://bucket/runs/fine"]
+    fine += ["--export_dir=s3://bucket/actions", "--batch_size=8", "--test_frames=2"]
+    for steps in (2, 4):
+        done = _run(store, "finetune", *fine, "--checkpoint_every=2", f"--steps={steps}")
+    assert "resumed from step 2" in done.stderr
+    assert json.loads(_read(store, "runs/fine/results.json"))["step"] == 4
+    assert {"1/saved_model.pb", "2/saved_model.pb"} <= set(_keys(store, "actions/"))
