@@ -105,6 +105,15 @@ def cut_back(path: str, step: int) -> None:
         storage.write_atomic(path, b"".join(kept))
 
 
+def add(path: str, step: int, values: Mapping[str, float]) -> None:
+    """Adds scalars to the line of a step, which must be there."""
+    found = [
+        json.dumps(content | (dict(values) if content["step"] == step else {}))
+        for _, content in _lines(path)
+    ]
+    storage.write_atomic(path, "".join(f"{line}\n" for line in found).encode())
+
+
 def _lines(path: str) -> Iterator[tuple[bytes, dict]]:
     if storage.size(path) is None:
         return

@@ -15,6 +15,7 @@ from tce_tf.training import (
     checkpoints,
     determinism,
     loop,
+    metrics_log,
     pictures,
     projector,
     provenance,
@@ -121,12 +122,22 @@ def _run(config, folders, reader, strategy) -> TrainResult:
         )
         with pipeline.user_errors():
             metrics = steps.run(start_step, last_step)
+    elif readers and chief:
+        metrics = _complete(config, last_step, lambda: _monitor(encoder(), config, *readers))
     export_path = None
     if config.export_dir and chief:
         export_path = export.export_encoder(encoder(), config.export_dir)
         logging.info("exported to %s", export_path)
     workers.wait_for_all(strategy)
     return TrainResult(last_step, metrics, export_path)
+
+
+def _complete(config, step: int, monitor) -> dict[str, float]:
+    """The last step's scalars, with those of the monitor if they could not be had at the time."""
+    path = os.path.join(config.workdir, "metrics.jsonl")
+    if not any(line["step"] == step and "knn.top1" in line for line in metrics_log.read(path)):
+        metrics_log.add(path, step, monitor())
+    return metrics_log.read(path)[-1]
 
 
 def _monitored_videos(config: config_lib.TrainConfig) -> tuple[shard_reader.ShardReader, ...]:

@@ -85,6 +85,15 @@ def test_run_resume_and_export(settings, synthetic_shards, tmp_path):
     assert [line["step"] for line in again] == list(range(1, 9))
     assert [line["loss"] for line in again] == [line["loss"] for line in logged]  # bit for bit
 
+    # A finished run is scored afterwards, once: its last scoring may have failed.
+    scored = dataclasses.replace(
+        full, workdir=parted.workdir, export_dir="", eval_every=0
+    )  # fmt: skip
+    for _ in range(2):
+        result = run.train(scored)
+    assert set(lines(parted)[-1]) == LOGGED | MONITORED and len(lines(parted)) == 8
+    assert result.metrics["knn.top1"] == logged[-1]["knn.top1"]
+
     # The export, the workdir and the model in memory give the same embedding.
     frames = np.random.default_rng(0).integers(0, 256, (3, 40, 60, 3), dtype=np.uint8)
     exported = loader.load_encoder(str(tmp_path / "exported"))
