@@ -11,7 +11,7 @@ import types
 import bombs
 import numpy as np
 import pytest
-import small_train
+import small_network
 import tensorflow as tf
 from PIL import Image
 
@@ -185,7 +185,7 @@ def stopped(place):
         return add(self, problems)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+        patch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
         patch.setattr(steps.SampleCount, "add", add_and_stop)
         run(train, *flags, "--steps=30")
 

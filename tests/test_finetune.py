@@ -9,19 +9,28 @@ import time
 
 import numpy as np
 import pytest
+import small_network
 import tensorflow as tf
 
 from tce_tf.data import augmentation, shard_reader, video_frames
-from tce_tf.modeling import classifier
+from tce_tf.modeling import classifier, resnet
 from tce_tf.serving import loader, messages, warmup
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "serving"))
 import c_loader  # noqa: E402
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Two blocks: what goes on around the network is tested, and each run is traced anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
+        yield
+
+
 def start(*flags):
     return subprocess.Popen(
-        [sys.executable, "-m", "tce_tf.finetune", *flags],
+        [sys.executable, small_network.__file__, "finetune", *flags],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 

@@ -3,8 +3,10 @@
 import pathlib
 
 import pytest
+import small_network
 
 from tce_tf import command, config, finetune, train
+from tce_tf.modeling import resnet
 
 EXPERIMENTS = pathlib.Path(__file__).parent.parent / "experiments"
 FILES = sorted(EXPERIMENTS.glob("*.flags"))
@@ -15,6 +17,9 @@ PRETRAINING = [path for path in FILES if path not in FINETUNING]
 @pytest.fixture(autouse=True)
 def _from_the_projects_root(monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
+    # Two blocks: every file is traced and compiled anew. `make demo` runs a whole network.
+    monkeypatch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
+    monkeypatch.setitem(resnet.STAGES, "resnet50", ((1, 1), True))
 
 
 def parse(path, *more):

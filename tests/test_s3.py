@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+import small_network
 
 pytest.importorskip("tensorflow_io", reason="tensorflow-io (s3://) is not on this stack")
 pytest.importorskip("moto", reason="moto, the local S3 server, is not installed")
@@ -57,7 +58,7 @@ def _read(store, key):
 
 def _run(store, command, *flags, code=0):
     done = subprocess.run(
-        [sys.executable, "-m", f"tce_tf.{command}", *flags],
+        [sys.executable, small_network.__file__, command, *flags],
         env=store.environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == code, done.stderr

@@ -22,7 +22,7 @@ from tce_tf.evaluation import collection
 from tce_tf.modeling import checkpoint_files
 
 REPOSITORY = pathlib.Path(__file__).parent.parent.parent
-SMALL = str(pathlib.Path(__file__).parent / "small.py")
+SMALL = str(REPOSITORY / "tests" / "small_network.py")
 # Kind of fault -> how many were injected; conftest prints them at the end.
 injected: collections.Counter = collections.Counter()
 

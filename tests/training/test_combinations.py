@@ -9,7 +9,7 @@ import json
 
 import numpy as np
 import pytest
-import small_train
+import small_network
 import tensorflow as tf
 
 from tce_tf import config
@@ -67,7 +67,7 @@ def _train(synthetic_shards, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         # Two blocks: how parts work together is tested, and each way is traced and compiled anew.
-        patch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+        patch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
         for name in ("nce_loss", "info_nce_loss"):
             patch.setattr(losses, name, watching(getattr(losses, name)))
         yield train

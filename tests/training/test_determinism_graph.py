@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-import small_train
+import small_network
 import tensorflow as tf
 
 from tce_tf import config
@@ -29,7 +29,7 @@ FINETUNE_WAYS = [
 
 @pytest.fixture(autouse=True)
 def _small_network(monkeypatch):
-    monkeypatch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+    monkeypatch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
 
 
 def _name(way):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-import small_train
+import small_network
 import tensorflow as tf
 
 from tce_tf import compat, config, errors
@@ -111,7 +111,7 @@ def test_it_starts_from_the_encoder_and_scratch_does_not(settings, encoder):
     ],
 )
 def test_other_precisions_train_like_float32(precision, jit, tolerance, settings, monkeypatch):
-    monkeypatch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+    monkeypatch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
     settings = dataclasses.replace(settings, encoder="none", image_size=32)
     values = []
     for name, way in (("plain", {"jit": "off"}), ("way", {"precision": precision, "jit": jit})):

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-import small_train
+import small_network
 import tensorflow as tf
 
 from tce_tf import config, errors
@@ -73,7 +73,7 @@ def saved_steps(workdir):
 def _mirrored(settings):
     """The workdir of a mirrored run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+        patch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
         yield _train(settings)
 
 
@@ -117,7 +117,7 @@ def start(settings, *changes):
         task = {"cluster": cluster, "task": {"type": "worker", "index": index}}
         started.append(
             subprocess.Popen(
-                [sys.executable, small_train.__file__, *flags],
+                [sys.executable, small_network.__file__, "train", *flags],
                 env=os.environ
                 | {
                     "PYTHONPATH": os.getcwd(),

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import small_train
+import small_network
 import tensorflow as tf
 
 from tce_tf import config
@@ -19,7 +19,7 @@ def _reader(synthetic_shards):
 
 
 def make_pictures(reader, monkeypatch, first_step=1, **objective):
-    monkeypatch.setitem(resnet.STAGES, "resnet18", small_train.SMALL)
+    monkeypatch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
     model = tce_model.TCEModel(
         num_videos=reader.num_rows,
         objective=tce_model.Objective(num_negatives=16, total_steps=100, **objective),
