@@ -153,11 +153,11 @@ def test_a_linear_probe_moves_the_linear_layer_alone(settings, encoder):
 
 def test_it_learns(settings):
     """Few steps on clips whose classes differ in looks: the training loss falls by a third."""
-    settings = dataclasses.replace(settings, epochs=12, decay_epochs="", learning_rate=0.02,
-                                   eval_every=0)  # fmt: skip
+    settings = dataclasses.replace(settings, epochs=8, decay_epochs="", optimizer="adamw",
+                                   learning_rate=0.001, eval_every=0)  # fmt: skip
     finetuning.finetune(settings)
     losses = [line["loss"] for line in lines(settings.workdir)]
-    assert np.mean(losses[-4:]) < 0.67 * np.mean(losses[:4])
+    assert np.mean(losses[-4:]) < 0.67 * np.mean(losses[:4]), losses
 
 
 @pytest.mark.slow

