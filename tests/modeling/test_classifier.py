@@ -3,15 +3,19 @@
 import golden_recipe
 import numpy as np
 import pytest
+import small_network
 import tensorflow as tf
 
 from tce_tf import compat
-from tce_tf.modeling import classifier, torch_names
+from tce_tf.modeling import classifier, resnet, torch_names
 from tce_tf.training import optimizers, schedules, strategies
+
+# Two blocks: what is tested is the step, and each model is traced anew.
+resnet.STAGES.setdefault("tiny", small_network.SMALL)
 
 
 def make_model(seed=0, rate=0.1, dtype="float64", **kwargs):
-    model = classifier.ActionClassifier(num_classes=3, seed=seed, dtype=dtype, **kwargs)
+    model = classifier.ActionClassifier("tiny", num_classes=3, seed=seed, dtype=dtype, **kwargs)
     model.initialize(32)
     optimizer = optimizers.SGD(schedules.Schedule(rate), momentum=0.9)
     optimizer.build(model.optimized_weights)

@@ -49,7 +49,14 @@ def projected(module, features):
     return tf.math.l2_normalize(features @ kernel + bias, axis=-1)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        # Their layers are held against the golden files by test_golden.py.
+        pytest.param(name, marks=pytest.mark.slow) if name in ("resnet50", "resnet101") else name
+        for name in BACKBONES
+    ],
+)
 def test_pretrained_weights_give_the_golden_outputs_and_come_back(backbone, tmp_path):
     golden, images = golden_inputs(backbone)
     state = torch_states.pretraining(backbone, int(golden["embedding_dim"]), int(golden["seed"]))
