@@ -14,7 +14,7 @@ SIZE, BATCH, VIDEOS = 32, 8, 24
 
 def make_model(objective=None, learning_rate=0.01, loss_scale=None, **kwargs):
     model = tce_model.TCEModel(
-        "resnet18",
+        "tiny",  # registered by replica_steps: two blocks
         num_videos=VIDEOS,
         embedding_width=16,
         objective=objective or tce_model.Objective(num_negatives=6, total_steps=10),
@@ -51,7 +51,7 @@ def test_eager_equals_graph():
     for name, value in first.items():
         assert float(second[name]) == pytest.approx(float(value), rel=1e-4, abs=1e-5), name
     for a, b in zip(weights_of(eager), weights_of(graph), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-4)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)  # Z is 1e6 here
 
 
 def test_bank_takes_the_anchor_embeddings_of_the_step():
