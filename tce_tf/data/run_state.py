@@ -87,7 +87,7 @@ def read_note(shard: plans.Shard) -> dict | None:
         return None
     try:
         note = json.loads(storage.read_bytes(note_path(shard)))
-        sources, _ = note["sources"], note["checksums"]
+        sources, _ = note["sources"], dict(note["checksums"])
     except (ValueError, KeyError, TypeError):
         return None
     if storage.size(storage.join(shard.output, shard.file)) != note["length"]:
