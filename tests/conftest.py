@@ -4,7 +4,7 @@ import gc
 import os
 import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+import tce_tf  # isort: skip  # noqa: F401 -- before TensorFlow: its settings are those of the commands
 
 import hypothesis
 import pytest

@@ -3,11 +3,8 @@
 python experiments/benchmarks/bench_determinism.py
 """
 
-import os
+import harness  # isort: skip
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
-import harness
 import numpy as np
 import tensorflow as tf
 

@@ -33,6 +33,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 if ROOT not in sys.path:
     sys.path.insert(0, ROOT)
 
+import tce_tf  # noqa: E402, F401 -- before TensorFlow: its settings are those of the commands
+
 _PACKAGES = ("tensorflow", "keras", "numpy")
 
 

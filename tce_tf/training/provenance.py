@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 
@@ -28,13 +29,14 @@ _DATA_SETTINGS = frozenset({"data", "train", "test"})
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that computes."""
+    """Versions of all that computes, and whether TensorFlow computes by oneDNN ("1"; "0" without)."""
     return {
         "tce_tf": tce_tf.__version__,
         "python": platform.python_version(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
+        "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "TensorFlow's default"),
     }
 
 
