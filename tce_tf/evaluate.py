@@ -163,7 +163,6 @@ def main(values: flags.FlagValues) -> None:
         raise errors.FlagError("--train and --test are needed: labelled shard folders")
     remote.require_local(values.output, "output", "a file")
 
-    from tce_tf.data import shard_reader
     from tce_tf.evaluation import protocols, report
     from tce_tf.visualization import results_page
 
@@ -180,16 +179,13 @@ def main(values: flags.FlagValues) -> None:
     )
     if values.output:
         report.check_output(values.output)
-    results, matrices, class_names = {}, {}, []
-    for split in splits:
-        paths = {
-            name: values[name].value.replace(_SPLIT, split) for name in ("encoder", "train", "test")
-        }
-        encoder = load_encoder(values, paths["encoder"], input_mode=values.input_mode)
-        train, test = (
-            shard_reader.ShardReader(config.split_paths(paths[name])) if wanted else None
-            for name, wanted in (("train", needs_train), ("test", True))
-        )
+    # All of them before the first is scored, which may take hours.
+    inputs = {split: _open(values, split, needs_train) for split in splits}
+    class_names = inputs[splits[0]][-1].class_names
+    if any(test.class_names != class_names for *_, test in inputs.values()):
+        raise errors.UserError(f"--splits={values.splits}: their class lists differ")
+    results, matrices = {}, {}
+    for split, (paths, encoder, train, test) in inputs.items():
         logging.info(
             "%s: %d training and %d test videos",
             f"split {split}" if split else paths["encoder"],
@@ -202,9 +198,8 @@ def main(values: flags.FlagValues) -> None:
         results[split] = found.scores | {
             "settings": _provenance(values, paths, encoder, train, test)
         }
-        if class_names and test.class_names != class_names:
-            raise errors.UserError(f"--splits={values.splits}: their class lists differ")
-        class_names = test.class_names
+        if split:
+            print(f"split {split}:", *report.lines(found.scores), sep="\n  ")
         for name, counts in found.confusion.items():
             matrices[name] = matrices.get(name, 0) + counts
     if values.splits:
@@ -221,6 +216,23 @@ def main(values: flags.FlagValues) -> None:
         results_page.write(page, results_page.evaluation_page(scores, matrices, class_names))
         written.append(page)
         logging.info("wrote %s", ", ".join(written))
+
+
+def _open(values: flags.FlagValues, split: str, needs_train: bool) -> tuple:
+    """What a split is scored on: the paths by their flags, the encoder, readers of train and test."""
+    from tce_tf.data import shard_reader
+    from tce_tf.evaluation import protocols
+
+    paths = {
+        name: values[name].value.replace(_SPLIT, split) for name in ("encoder", "train", "test")
+    }
+    train, test = (
+        shard_reader.ShardReader(config.split_paths(paths[name])) if wanted else None
+        for name, wanted in (("train", needs_train), ("test", True))
+    )
+    if needs_train:
+        protocols.check_labelled(train, test, is_quiet=True)  # evaluate says what is to be said
+    return paths, load_encoder(values, paths["encoder"], input_mode=values.input_mode), train, test
 
 
 def _protocols(text: str) -> tuple[str, ...]:

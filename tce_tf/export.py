@@ -1,4 +1,4 @@
-"""Exports the encoder of a training run as a SavedModel for TF Serving, TF Hub and fine-tuning.
+"""Exports the encoder or classifier of a run as a SavedModel for TF Serving, TF Hub and fine-tuning.
 
 python -m tce_tf.export --workdir=runs/a --output=exported/a
 """
@@ -13,12 +13,16 @@ from tce_tf import command, errors
 def define_flags(flag_values: flags.FlagValues) -> None:
     """Defines the flags of export."""
     flags.DEFINE_string(
-        "workdir", "", "Training workdir; its newest checkpoint.", flag_values=flag_values
+        "workdir",
+        "",
+        "Workdir of train or finetune; its newest checkpoint.",
+        flag_values=flag_values,
     )
     flags.DEFINE_string(
         "checkpoint",
         "",
-        "A checkpoint of a run (.../checkpoints/ckpt-<step>) instead of its newest.",
+        "A checkpoint of a run (.../checkpoints/ckpt-<step>; of finetune .../best/ckpt-<step> as well) "
+        "instead of its newest.",
         flag_values=flag_values,
     )
     flags.DEFINE_string(
@@ -42,7 +46,7 @@ def define_flags(flag_values: flags.FlagValues) -> None:
 
 
 def main(values: flags.FlagValues) -> None:
-    """Exports one encoder and prints where it is."""
+    """Exports one encoder, or one classifier, and prints where it is."""
     workdir, checkpoint = values.workdir, values.checkpoint
     if checkpoint and not workdir:
         folder = checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)
@@ -51,7 +55,7 @@ def main(values: flags.FlagValues) -> None:
         raise errors.FlagError("--output and one of --workdir, --checkpoint are needed")
 
     from tce_tf.data import storage
-    from tce_tf.serving import export, loader
+    from tce_tf.serving import export, finetuned, loader
 
     if storage.same_folder(workdir, values.output):
         raise errors.FlagError(f"--output={values.output}: must be another folder than the workdir")
@@ -61,9 +65,12 @@ def main(values: flags.FlagValues) -> None:
         raise errors.UserError(
             f"--workdir={workdir}: not a training workdir (no config.json there)"
         )
-    encoder = loader.load_encoder(workdir, checkpoint=checkpoint or None)
+    load = loader.load_encoder
+    if finetuned.is_finetuning(workdir):
+        load = finetuned.load_classifier
+    module = load(workdir, checkpoint=checkpoint or None)
     version = values.version or None
-    print(export.export_encoder(encoder, values.output, version, is_frozen=values.frozen))
+    print(export.export_encoder(module, values.output, version, is_frozen=values.frozen))
 
 
 if __name__ == "__main__":

@@ -96,6 +96,19 @@ def test_several_splits(synthetic_shards, tmp_path, capsys):
     assert np.sum(counts) == 16 + 32
 
 
+def test_all_splits_are_opened_before_the_first_is_scored(data, synthetic_shards, tmp_path, capsys):
+    (tmp_path / "test1").symlink_to(synthetic_shards["test"])
+    train = data[0]
+    assert train.startswith("--train=")
+    flags = [*RANDOM, train, f"--test={tmp_path}/test{{split}}", "--splits=1,2"]
+    with pytest.raises(errors.UserError, match=f"{tmp_path}/test2"):
+        here(*flags)
+    (tmp_path / "test2").symlink_to(synthetic_shards["train"])
+    with pytest.raises(errors.UserError, match="leakage"):
+        here(*flags)
+    assert "split 1" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -12,9 +12,10 @@ import pytest
 import small_network
 import tensorflow as tf
 
+from tce_tf import command, export
 from tce_tf.data import augmentation, shard_reader, video_frames
 from tce_tf.modeling import classifier, resnet
-from tce_tf.serving import loader, messages, warmup
+from tce_tf.serving import finetuned, loader, messages, warmup
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "serving"))
 import c_loader  # noqa: E402
@@ -86,6 +87,7 @@ def test_a_killed_run_ends_as_one_never_stopped(flags, tmp_path):
     again = json.loads((tmp_path / "killed" / "results.json").read_text())
     assert again["top1"] == results["top1"] and again["confusion"] == results["confusion"]
     check_export(tmp_path / "actions" / "1", tmp_path / "killed", again, flags[1])
+    check_later_exports(tmp_path / "killed", tmp_path / "later", again["best"])
 
 
 def check_export(path, workdir, results, test_flag):
@@ -122,6 +124,22 @@ def check_export(path, workdir, results, test_flag):
     np.testing.assert_allclose(of_clip["logits"], mean, atol=atol)
     predicted = np.argmax([answer["logits"].sum(axis=0) for answer in of_videos], axis=1)
     assert results["top1"] == np.mean(predicted == reader.labels)
+
+
+def check_later_exports(workdir, output, best):
+    """`export` takes the newest checkpoint of a run, or its best."""
+    best_path = workdir / best["checkpoint"]
+    for flag in (f"--workdir={workdir}", f"--checkpoint={best_path}"):
+        command.run(export.main, export.define_flags, [flag, f"--output={output}"])
+    frames = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), np.uint8)
+    for version, checkpoint in (("1", workdir / "checkpoints" / "ckpt-8"), ("2", best_path)):
+        request = ("frames", {"frames": frames})
+        (answer,) = c_loader.answers_alone(str(output / version), [request])
+        module = finetuned.load_classifier(str(workdir), str(checkpoint))
+        expected = module.frames(frames)["logits"].numpy()
+        np.testing.assert_allclose(answer["logits"], expected, rtol=1e-4, atol=1e-4)
+        names = (output / version / "assets" / "class_names.txt").read_text().splitlines()
+        assert tuple(names) == module.config.class_names
 
 
 def test_refusals_are_one_line(flags, synthetic_shards, tmp_path):

@@ -52,6 +52,7 @@ class ShardReader:
       frame_rates: float64 [V], Hz.
       labels: int64 [V], -1 = none.
       groups: V names of scenes that must not be split over train and test, None = unknown.
+      checksums: V SHA-256 of a video's JPEGs.
       folder_of: int64 [V] position in `folders`.
     """
 
@@ -93,6 +94,7 @@ class ShardReader:
 
         self.names: list[str] = [video["name"] for video in videos]
         self.groups: list[str | None] = [video["group"] for video in videos]
+        self.checksums: list[str] = [video["checksum"] for video in videos]
         self.rows = np.array(rows, np.int64)
         self.num_frames = column("num_frames")
         self.heights, self.widths = column("height"), column("width")

@@ -12,6 +12,7 @@ from tce_tf.data import storage
 _LONGEST_NAME = 24  # characters in the picture; the CSV has all
 _COUNTS_UP_TO = 20  # classes: beyond that numbers in the cells cannot be read
 _INCHES_A_CLASS = (0.5, 0.16)  # with numbers in the cells, and without
+_NAMES_UP_TO = 160  # classes: of more the picture does not grow, and every n-th is named
 
 
 def confusion_matrix(labels: np.ndarray, predictions: np.ndarray, num_classes: int) -> np.ndarray:
@@ -58,15 +59,16 @@ def write_picture(path: str, counts: np.ndarray, class_names: Sequence[str], *, 
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     with_counts = len(class_names) <= _COUNTS_UP_TO
-    side = 4 + len(class_names) * _INCHES_A_CLASS[0 if with_counts else 1]
+    every = -(-len(class_names) // _NAMES_UP_TO)
+    side = 4 + min(len(class_names), _NAMES_UP_TO) * _INCHES_A_CLASS[0 if with_counts else 1]
     size = 8 if with_counts else 6
     # A figure without pyplot draws with Agg and keeps no global state.
     drawing = figure.Figure(figsize=(side + 1, side), dpi=120, layout="constrained")
     axes = drawing.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = [short_name(name) for name in class_names]
+    names = [short_name(name) for name in class_names[::every]]
     # Names are text, not formulas: parse_math would choke on a $ in one.
-    ticks = np.arange(len(names))
+    ticks = np.arange(0, len(class_names), every)
     axes.set_xticks(ticks, names, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(ticks, names, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted class")

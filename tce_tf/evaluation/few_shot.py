@@ -17,10 +17,14 @@ _STREAM = 0x6665775F  # keeps these draws apart from other uses of the same seed
 
 @dataclasses.dataclass(frozen=True)
 class FewShot:
-    """Accuracy in [0, 1]: mean over the draws, and their sample standard deviation."""
+    """Accuracy in [0, 1]: mean over the draws, and their sample standard deviation.
+
+    `by_video` is, for each test row, the share of draws that had it right: float64 [Q].
+    """
 
     mean: float
     std: float
+    by_video: np.ndarray = dataclasses.field(compare=False)
 
 
 def few_shot_accuracy(
@@ -55,16 +59,19 @@ def few_shot_accuracy(
         raise ValueError(f"{shots} shots of classes with {counts.min()} rows and more")
     if draws < 2:
         raise ValueError(f"{draws} draws: a deviation needs 2 or more")
-    accuracies = []
+    accuracies, by_video = [], np.zeros(len(test_labels))
     for draw in range(draws):
         chosen = draw_rows(labels, shots=shots, draw=draw, seed=seed)
         means = train[chosen].mean(axis=1)  # [C', F]
-        right = [
-            known[neighbours.nearest(similarities, 1)[:, 0]] == test_labels[block]
-            for block, similarities in neighbours.similarities(test_features, means)
-        ]
-        accuracies.append(np.concatenate(right).mean())
-    return FewShot(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)))
+        right = np.concatenate(
+            [
+                known[neighbours.nearest(similarities, 1)[:, 0]] == test_labels[block]
+                for block, similarities in neighbours.similarities(test_features, means)
+            ]
+        )
+        accuracies.append(right.mean())
+        by_video += right / draws
+    return FewShot(float(np.mean(accuracies)), float(np.std(accuracies, ddof=1)), by_video)
 
 
 def draw_rows(labels: np.ndarray, *, shots: int, draw: int, seed: int) -> np.ndarray:

@@ -101,7 +101,8 @@ def choose_held_out(
 ) -> np.ndarray:
     """Which videos are held out: bool [M]. A fifth of each class's groups, never all of a class.
 
-    A class of one group is not held out; where a group spans classes, its videos go together.
+    A group's videos go together, and count for each class that it has: a class of one group keeps it,
+    and one that shares its scenes with others may get more or less than a fifth.
     """
     names = [None] * len(labels) if groups is None else groups
     own = np.array(
@@ -110,12 +111,22 @@ def choose_held_out(
     distinct, group = np.unique(own, return_inverse=True)
     # Raw Philox output is what NumPy promises to keep.
     draws = np.random.Philox(np.random.SeedSequence(seed)).random_raw(len(distinct))
+    groups_of = {label: np.unique(group[labels == label]) for label in np.unique(labels)}
+    classes_of: list[list] = [[] for _ in distinct]
+    for label, members in groups_of.items():
+        for member in members:
+            classes_of[member].append(label)
+    left = {label: len(members) for label, members in groups_of.items()}
     chosen = np.zeros(len(distinct), bool)
-    for label in np.unique(labels):
-        of_class = np.unique(group[labels == label])
-        count = max(round(_HELD_OUT_FRACTION * len(of_class)), 1)
-        if len(of_class) > 1:
-            chosen[of_class[np.argsort(draws[of_class])[:count]]] = True
+    for label, members in groups_of.items():
+        count = max(round(_HELD_OUT_FRACTION * len(members)), 1)
+        for member in members[np.argsort(draws[members])]:
+            if len(members) - left[label] >= count:
+                break
+            if not chosen[member] and all(left[other] > 1 for other in classes_of[member]):
+                chosen[member] = True
+                for other in classes_of[member]:
+                    left[other] -= 1
     return chosen[group]
 
 

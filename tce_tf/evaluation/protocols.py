@@ -20,6 +20,8 @@ from tce_tf.evaluation import (
 )
 
 PROTOCOLS = ("knn", "linear", "retrieval", "few_shot", "coherence")
+# Share of the test videos that may be in train, frame by frame: data sets have a few duplicates.
+_MAX_DUPLICATES = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +58,9 @@ class Result:
     """What an evaluation found.
 
     Attributes:
-      scores: `knn.top1`, `retrieval.r5`, `few_shot.5.mean`, ... -> number; `per_class`, `per_dataset`:
-        name -> figure -> number; `linear` and `few_shot.skipped`: how these came about.
+      scores: `knn.top1`, `retrieval.r5`, `few_shot.5.mean`, ... -> number; `per_class`, `per_dataset`,
+        `coherence_per_dataset`: name -> figure -> number; `linear` and `few_shot.skipped`: how these
+        came about.
       confusion: `knn`, `linear` -> int64 [C, C], row = true class; of the protocols asked.
       test_vectors: float32 [V, F], the test videos as they were scored; None for coherence alone.
     """
@@ -104,8 +107,15 @@ def evaluate(
             max_videos=settings.coherence_videos,
             show_progress=show_progress,
         )
-        figures = coherence.coherence_figures(runs[settings.representation])
+        runs = runs[settings.representation]
+        figures = coherence.coherence_figures(runs)
         scores |= {f"coherence.{name}": value for name, value in figures.items()}
+        parts = datasets(test)
+        if parts and settings.coherence_videos is None:
+            scores["coherence_per_dataset"] = {
+                name: coherence.coherence_figures([runs[i] for i in np.flatnonzero(inside)])
+                for name, inside in parts.items()
+            }
     return Result(scores, matrices, test_vectors)
 
 
@@ -148,9 +158,11 @@ def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict
             train_features, train.labels, query_features=test_features, query_labels=labels
         )
         hits |= {f"retrieval.r{k}": x for k, x in recalled.items()}
-    if "few_shot" in settings.protocols:
-        scores |= _few_shot(train_features, train, test_features, test, settings)
     scores |= {name: float(hit.mean()) for name, hit in hits.items()}
+    if "few_shot" in settings.protocols:
+        found_shots, by_video = _few_shot(train_features, train, test_features, test, settings)
+        scores |= found_shots
+        hits |= by_video
     classes = {name: labels == label for label, name in enumerate(names)}
     scores["per_class"] = top_k.table(hits, classes)
     scores["per_dataset"] = top_k.table(hits, datasets(test))
@@ -161,11 +173,14 @@ def _score_labelled(encoder, train, test, settings, show_progress) -> tuple[dict
     return scores, matrices, test_features
 
 
-def _few_shot(train_features, train, test_features, test, settings) -> dict:
-    """Figures by number of shots; a number that some class cannot give is left out, with the reason."""
+def _few_shot(train_features, train, test_features, test, settings) -> tuple[dict, dict]:
+    """Figures by number of shots, and their means by test video.
+
+    A number that some class cannot give is left out, with the reason.
+    """
     rarest, videos = few_shot.rarest_class(train.labels)
     scores: dict = {}
-    skipped = {}
+    by_video, skipped = {}, {}
     for shots in settings.shots:
         if shots > videos:
             reason = f"{train.class_names[rarest]} has {videos} training videos"
@@ -183,7 +198,8 @@ def _few_shot(train_features, train, test_features, test, settings) -> dict:
         )
         scores[f"few_shot.{shots}.mean"] = found.mean
         scores[f"few_shot.{shots}.std"] = found.std
-    return scores | ({"few_shot.skipped": skipped} if skipped else {})
+        by_video[f"few_shot.{shots}.mean"] = found.by_video
+    return scores | ({"few_shot.skipped": skipped} if skipped else {}), by_video
 
 
 def datasets(reader) -> dict[str, np.ndarray]:
@@ -199,8 +215,8 @@ def average(results: Mapping[str, dict]) -> dict:
       results: split -> its `Result.scores`.
 
     Returns:
-      Every number as its mean over the splits, those of `per_class` and `per_dataset` too, over the
-      splits that have them; a number that a split lacks is left out elsewhere. `std`: name -> sample
+      Every number as its mean over the splits, those of classes and data sets too, over the splits
+      that have them; a number that a split lacks is left out elsewhere. `std`: name -> sample
       standard deviation over the splits. `splits`: the results.
     """
     scores = list(results.values())
@@ -211,7 +227,7 @@ def average(results: Mapping[str, dict]) -> dict:
     ]
     columns = {name: [score[name] for score in scores] for name in shared}
     combined: dict = {name: float(np.mean(column)) for name, column in columns.items()}
-    for part in ("per_class", "per_dataset"):
+    for part in ("per_class", "per_dataset", "coherence_per_dataset"):
         if part in scores[0]:
             combined[part] = _average_parts([score[part] for score in scores])
     combined["std"] = {name: float(np.std(column, ddof=1)) for name, column in columns.items()}
@@ -219,24 +235,39 @@ def average(results: Mapping[str, dict]) -> dict:
 
 
 def _average_parts(tables: Sequence[dict]) -> dict:
-    names = dict.fromkeys(name for table in tables for name in table)
+    """Part -> figure -> mean over the tables that have the part, if all of these have the figure."""
+    parts: dict[str, list[dict]] = {}
+    for table in tables:
+        for name, figures in table.items():
+            parts.setdefault(name, []).append(figures)
     return {
         name: {
-            figure: float(np.mean([table[name][figure] for table in tables if name in table]))
-            for figure in next(table[name] for table in tables if name in table)
+            figure: float(np.mean([figures[figure] for figures in found]))
+            for figure in found[0]
+            if all(figure in figures for figures in found)
         }
-        for name in names
+        for name, found in parts.items()
     }
 
 
-def check_labelled(train: shard_reader.ShardReader, test: shard_reader.ShardReader) -> None:
+def check_labelled(
+    train: shard_reader.ShardReader, test: shard_reader.ShardReader, *, is_quiet: bool = False
+) -> None:
     """Refuses what would make a score meaningless.
 
+    Args:
+      train: the videos that are known.
+      test: the videos that are scored.
+      is_quiet: says nothing of videos whose leakage cannot be told.
+
     Raises:
-      errors.UserError: unlabelled videos, different class lists, or groups shared by both sides.
+      errors.UserError: no or unlabelled videos, different class lists, or groups or more than 1 % of
+        the test videos on both sides.
     """
     for reader in (train, test):
         where = ",".join(reader.folders)
+        if not reader.names:
+            raise errors.UserError(f"{where}: holds no video: make the shards again")
         if not reader.class_names or np.any(reader.labels < 0):
             raise errors.UserError(f"{where}: has videos without a label, evaluation needs all")
     if train.class_names != test.class_names:
@@ -245,11 +276,22 @@ def check_labelled(train: shard_reader.ShardReader, test: shard_reader.ShardRead
             "make both with the same --split_dir"
         )
     unknown = sum(not group for reader in (train, test) for group in reader.groups)
-    if unknown:
-        logging.warning("%d videos have no known group: leakage is not checked for them", unknown)
+    if unknown and not is_quiet:
+        logging.warning(
+            "%d videos have no known group: of these only exact copies are seen as leakage", unknown
+        )
     shared = {g for g in train.groups if g} & {g for g in test.groups if g}
     if shared:
         raise errors.UserError(
             f"leakage: {len(shared)} groups are in both train and test, such as {min(shared)}: make "
             "both from one split (--subset=train, --subset=test)"
         )
+    known = set(train.checksums)
+    copies = [n for n, c in zip(test.names, test.checksums, strict=True) if c in known]
+    if len(copies) > _MAX_DUPLICATES * len(test.names):
+        raise errors.UserError(
+            f"leakage: {len(copies)} of {len(test.names)} test videos are in train, such as "
+            f"{copies[0]}: make both from one split (--subset=train, --subset=test)"
+        )
+    if copies and not is_quiet:
+        logging.warning("%d test videos are in train as well, such as %s", len(copies), copies[0])

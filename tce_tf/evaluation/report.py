@@ -36,11 +36,20 @@ def lines(scores: Mapping) -> Iterator[str]:
             + _percent(scores[name], spread.get(name, scores[f"{name[:-4]}std"]))
             for name in shots
         )
+        for dataset, table in scores["per_dataset"].items():
+            yield f"  {dataset}: " + ", ".join(
+                f"{name.split('.')[1]} a class {_percent(table[name], None)}"
+                for name in shots
+                if name in table
+            )
     coherent = [name for name in scores if name.startswith("coherence.")]
     if coherent:
         yield "coherence " + ", ".join(
             f"{name.removeprefix('coherence.')} {scores[name]:.4g}" for name in coherent
         )
+        for dataset, table in scores.get("coherence_per_dataset", {}).items():
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in table.items())
+            yield f"  {dataset}: {shown}"
 
 
 def _row(names, scores, spread) -> str:

@@ -24,7 +24,7 @@ def table(all_hits: Mapping[str, np.ndarray], membership: Mapping[str, np.ndarra
     """Fractions of hits for parts of the rows.
 
     Args:
-      all_hits: figure's name -> bool [Q].
+      all_hits: figure's name -> bool [Q], or float [Q] in [0, 1] where a row was asked several times.
       membership: part's name -> bool [Q]; parts without a row are left out.
 
     Returns:

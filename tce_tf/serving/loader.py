@@ -120,7 +120,7 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
     saved_model = find_saved_model(encoder)
     settings = export_settings(saved_model) if saved_model else None
     if settings is not None:
-        return encoder_module.EncoderConfig(**_known(settings))
+        return encoder_module.EncoderConfig(**encoder_fields(settings))
     path = storage.join(encoder, "config.json")
     if saved_model is None and storage.exists(path):
         # A training run has no input mode (it takes single frames), a converted file no decay.
@@ -132,7 +132,7 @@ def encoder_config(encoder: str) -> encoder_module.EncoderConfig | None:
             )
         if settings.get("optimizer", "sgd") != "sgd":
             settings["weight_decay"] = 0.0  # decoupled from the gradient, so no loss has it
-        return encoder_module.EncoderConfig(**_known(settings))
+        return encoder_module.EncoderConfig(**encoder_fields(settings))
     return None
 
 
@@ -148,13 +148,13 @@ def export_settings(saved_model: str) -> dict | None:
     try:
         # Older exports do not say their weight decay.
         settings = {"weight_decay": 0.0, "variables": None} | json.loads(storage.read_bytes(path))
-        _known(settings)
+        encoder_fields(settings)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.UserError(f"{path} is damaged ({error!r}); export it again") from error
     return settings
 
 
-def _known(settings: dict) -> dict:
+def encoder_fields(settings: dict) -> dict:
     """The fields of an `EncoderConfig`, fit to build layers from.
 
     Raises:

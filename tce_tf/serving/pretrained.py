@@ -1,5 +1,7 @@
 """How do an encoder's weights get into a backbone that trains on? From all that `--encoder` names."""
 
+import hashlib
+
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -33,6 +35,14 @@ def read_backbone(
         key: np.asarray(compat.tf_variable(weight))
         for key, weight in torch_names.backbone_weights(backbone).items()
     }
+
+
+def digest(weights: dict[str, np.ndarray]) -> str:
+    """SHA-256 of what `read_backbone` returned, hex: the same weights whatever file they lie in."""
+    found = hashlib.sha256()
+    for key in sorted(weights):
+        found.update(key.encode() + np.ascontiguousarray(weights[key]).tobytes())
+    return found.hexdigest()
 
 
 def assign_backbone(

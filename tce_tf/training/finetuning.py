@@ -17,7 +17,7 @@ from tce_tf import config as config_lib
 from tce_tf.data import pipeline, segments, shard_reader, storage
 from tce_tf.evaluation import classification, confusion, protocols, top_k
 from tce_tf.modeling import checkpoint_files, classifier, resnet
-from tce_tf.serving import classifier_module, encoder_module, export, pretrained
+from tce_tf.serving import classifier_module, encoder_module, export, finetuned, pretrained
 from tce_tf.training import (
     checkpoints,
     determinism,
@@ -78,11 +78,15 @@ def _run(config, folders, train, test, strategy) -> FinetuneResult:
         schedule = setup.make_schedule(config, inputs.steps_per_epoch)
         optimizer = setup.make_optimizer(config, schedule, model)
     store = checkpoints.Checkpoints(config.workdir, model, optimizer, keep=config.keep)
-    described = (config.workdir, config, sum(folders, []), dataclasses.asdict(settings))
-    provenance.check_config(*described)
+    described, resolved = (config.workdir, config, sum(folders, [])), dataclasses.asdict(settings)
+    provenance.check_config(*described, resolved)
     start_step = setup.resume(store, config, last_step)
+    # Those the run began with: the encoder may have been trained on since.
+    begun = provenance.read_config(config.workdir)["resolved"] if start_step else {}
+    digest = None if weights is None else pretrained.digest(weights)
+    resolved["encoder_weights"] = begun.get("encoder_weights", digest)
     # Not before all has passed: a refused start must not claim the workdir.
-    provenance.save_config(*described)
+    provenance.save_config(*described, resolved)
     logging.info(
         "%d training and %d test videos of %d classes, %d steps an epoch, %d steps in all, "
         "%d replica(s), %s from %s",
@@ -110,6 +114,7 @@ def _run(config, folders, train, test, strategy) -> FinetuneResult:
     scores, logits = monitor.scores_at(last_step)
     results = _report(config, settings, test, scores, logits) | {
         "step": last_step,
+        "encoder_weights": resolved["encoder_weights"],
         # Chosen by the test videos themselves, as in the published code: an upper bound.
         "best": monitor.best,
     }
@@ -147,20 +152,6 @@ def build_model(
     )
     model.initialize(settings.image_size)
     return model
-
-
-def build_module(
-    settings: classifier_module.ClassifierConfig,
-) -> classifier_module.ClassifierModule:
-    """What scores videos and is exported, in float32 whatever the precision of the training.
-
-    Its weights are fresh: `setup.copy_weights` brings those of the model as it is by then.
-    """
-    model = classifier.ActionClassifier(
-        settings.backbone, num_classes=len(settings.class_names), input_mode=settings.input_mode
-    )
-    model.initialize(settings.image_size)
-    return classifier_module.make_classifier(settings, model.backbone, model.classifier)
 
 
 def _starting_point(config, class_names):
@@ -214,7 +205,7 @@ class _Monitor:
 
     def __init__(self, config, settings, test: shard_reader.ShardReader, model, start_step: int):
         self._config, self._test, self._model = config, test, model
-        self.module = build_module(settings)
+        self.module = finetuned.build_classifier(settings)
         self._folder = os.path.join(config.workdir, "best")
         # The weights alone: it is for use, not for resuming.
         self._checkpoint = tf.train.Checkpoint(model=model)

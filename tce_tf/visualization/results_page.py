@@ -77,14 +77,22 @@ def evaluation_page(
       matrices: protocol -> counts int [C, C], row = true class.
       names: the classes.
     """
-    spread = scores.get("std", {})
+    splits = scores.get("splits", {})
+    head = ["figure", "value"]
+    if splits:
+        head = ["figure", "mean", "deviation", *(f"split {name}" for name in splits)]
     figures = [
-        (name, f"{value:.4f}", f"{spread[name]:.4f}" if name in spread else "")
+        [name, f"{value:.4f}"]
+        + ([f"{scores['std'][name]:.4f}"] if splits else [])
+        + [f"{split[name]:.4f}" for split in splits.values()]
         for name, value in scores.items()
         if isinstance(value, int | float)
     ]
-    parts = ["<h2>Scores</h2>", _table(("figure", "value", "deviation over splits"), figures)]
+    parts = ["<h2>Scores</h2>", _table(head, figures)]
+    for name, found in (splits or {"": scores}).items():
+        parts.append(_came_about(f"split {name}: " if name else "", found))
     parts.append(_parts_tables(scores))
+    parts.append(_coherence_table(scores))
     for protocol, counts in matrices.items():
         parts += [
             f"<h2>Which class is taken for which: {html.escape(protocol)}</h2>",
@@ -138,6 +146,20 @@ def _published() -> str:
     )
 
 
+def _came_about(prefix: str, scores: Mapping) -> str:
+    """How the linear probe was chosen, and which numbers of shots were left out."""
+    lines = []
+    if "linear" in scores:
+        probe = scores["linear"]
+        lines.append(
+            f"linear probe by {probe['solver']}, decay {probe['decay']:g}: "
+            f"{_percent(probe['held_out_top1'])} % of {probe['num_held_out']} held-out videos"
+        )
+    for shots, reason in scores.get("few_shot.skipped", {}).items():
+        lines.append(f"few-shot with {shots} a class left out: {reason}")
+    return "\n".join(f"<p>{html.escape(prefix + line)}</p>" for line in lines)
+
+
 def _parts_tables(scores: Mapping) -> str:
     text = ""
     for part, title in (("per_dataset", "By data set"), ("per_class", "By class")):
@@ -160,6 +182,18 @@ def _parts_tables(scores: Mapping) -> str:
             + "\n</table>\n"
         )
     return text
+
+
+def _coherence_table(scores: Mapping) -> str:
+    table = scores.get("coherence_per_dataset")
+    if not table:
+        return ""
+    figures = list(dict.fromkeys(name for found in table.values() for name in found))
+    rows = [
+        [name, *(f"{found[figure]:.4g}" if figure in found else "" for figure in figures)]
+        for name, found in table.items()
+    ]
+    return "<h2>Coherence by data set</h2>\n" + _table(["", *figures], rows)
 
 
 def _curves(metrics: Sequence[Mapping]) -> str:

@@ -10,7 +10,7 @@ from sklearn import linear_model, neighbors, preprocessing
 
 from tce_tf import errors
 from tce_tf.data import shard_reader
-from tce_tf.evaluation import protocols, report, video_features
+from tce_tf.evaluation import coherence, protocols, report, video_features
 
 
 class Moments:
@@ -170,8 +170,11 @@ def test_leakage_other_classes_and_no_labels_are_refused(readers):
 
     def like(**changes):
         fields = {"folders": ["x"], "class_names": train.class_names, "labels": train.labels}
-        return types.SimpleNamespace(**(fields | {"groups": []} | changes))
+        fields |= {"groups": [], "names": ["a/b/c"], "checksums": ["c"]}
+        return types.SimpleNamespace(**(fields | changes))
 
+    with pytest.raises(errors.UserError, match="x: holds no video"):
+        protocols.check_labelled(train, like(names=[], labels=np.zeros(0, int)))
     with pytest.raises(errors.UserError, match="without a label"):
         protocols.check_labelled(train, like(labels=np.array([0, -1])))
     with pytest.raises(errors.UserError, match="different class lists"):
@@ -182,7 +185,43 @@ def test_unknown_groups_are_said(readers, caplog, monkeypatch):
     train, test = readers
     with caplog.at_level("WARNING", logger="absl"):
         protocols.check_labelled(train, test)
-        assert "leakage is not checked" not in caplog.text
+        assert "leakage" not in caplog.text
         monkeypatch.setattr(test, "groups", [None] * len(test.groups))
         protocols.check_labelled(train, test)
     assert f"{len(test.groups)} videos have no known group" in caplog.text
+
+
+def test_copies_without_a_known_group_are_leakage(readers, caplog, monkeypatch):
+    train, test = readers
+    monkeypatch.setattr(test, "groups", [None] * len(test.groups))
+    known = train.checksums[0]
+    monkeypatch.setattr(test, "checksums", [known, *test.checksums[1:]])
+    with pytest.raises(errors.UserError, match=f"leakage: 1 of {len(test.names)} test videos"):
+        protocols.check_labelled(train, test)
+    # Large data sets have a few duplicates: they are said, no more.
+    monkeypatch.setattr(protocols, "_MAX_DUPLICATES", 0.5)
+    with caplog.at_level("WARNING", logger="absl"):
+        protocols.check_labelled(train, test)
+    assert f"1 test videos are in train as well, such as {test.names[0]}" in caplog.text
+
+
+def test_few_shot_and_coherence_by_data_set_are_those_of_its_videos(readers, monkeypatch):
+    train, test = readers
+    names = [f"{'ab'[i % 2]}/x/{i}" for i in range(len(test.names))]
+    monkeypatch.setattr(test, "names", names)
+    settings = protocols.Settings(protocols=("few_shot", "coherence"), shots=(1,), few_shot_draws=3,
+                                  coherence_frames=4)  # fmt: skip
+    scores = protocols.evaluate(Moments(), train=train, test=test, settings=settings).scores
+    parts = scores["per_dataset"]
+    total = sum(parts[part]["videos"] * parts[part]["few_shot.1.mean"] for part in "ab")
+    assert total / len(names) == pytest.approx(scores["few_shot.1.mean"])
+    classes = scores["per_class"].values()
+    total = sum(found["videos"] * found["few_shot.1.mean"] for found in classes)
+    assert total / len(names) == pytest.approx(scores["few_shot.1.mean"])
+
+    runs = video_features.extract_runs(Moments(), test, run_frames=4)["features"]
+    for part in (0, 1):
+        expected = coherence.coherence_figures(runs[part::2])
+        assert scores["coherence_per_dataset"]["ab"[part]] == pytest.approx(expected)
+    text = "\n".join(report.lines(scores))
+    assert text.count("  a: ") == text.count("  b: ") == 2

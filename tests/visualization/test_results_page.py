@@ -74,13 +74,31 @@ def test_published_rows_are_marked():
 
 def test_an_evaluation_of_several_splits():
     scores = {
-        "knn.top1": 0.61, "std": {"knn.top1": 0.02}, "splits": {"1": {}, "2": {}},
+        "knn.top1": 0.61, "std": {"knn.top1": 0.02},
+        "splits": {"1": {"knn.top1": 0.6}, "2": {"knn.top1": 0.6345}},
         "per_class": {"a": {"knn.top1": 0.5, "videos": 3.5}}, "per_dataset": {},
         "settings": {"encoder": NASTY, "versions": {"numpy": "1"}},
     }  # fmt: skip
     page = Checker(results_page.evaluation_page(scores, {"knn": np.eye(2, dtype=int)}, ["a", "b"]))
     assert not page.open and "0.6100" in page.text and "0.0200" in page.text
+    assert {"split 1", "split 2", "0.6000", "0.6345"} <= set(page.text)
     assert "script" not in page.tags and len(page.sources) == 1
+
+
+def test_an_evaluation_says_how_its_figures_came_about():
+    scores = {
+        "linear.top1": 0.5,
+        "linear": {"solver": "lbfgs", "decay": 0.1, "held_out_top1": 0.625, "num_held_out": 8},
+        "few_shot.skipped": {"20": f"{NASTY} has 3 training videos"},
+        "coherence_per_dataset": {NASTY: {"order_tau": 0.25}, "b": {"curvature": 90.5}},
+        "settings": {"encoder": "e"},
+    }  # fmt: skip
+    page = Checker(results_page.evaluation_page(scores, {}, []))
+    text = " ".join(page.text)
+    assert "by lbfgs, decay 0.1: 62.5 % of 8 held-out videos" in text
+    assert f"few-shot with 20 a class left out: {NASTY} has 3" in text
+    assert {"order_tau", "curvature", "0.25", "90.5"} <= set(page.text)
+    assert "script" not in page.tags and not page.open
 
 
 def test_a_page_is_written_whole(tmp_path):
