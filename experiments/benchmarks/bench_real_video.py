@@ -4,10 +4,12 @@
 
 From videos to table in one go: shards of each split, pre-training by each recipe, frozen features under
 kNN, linear probe and retrieval, fine-tuning from each encoder and from scratch; beside them random
-weights and the mean-frame floor (1-NN by correlation on the mean of 10 frames at 32 x 32 px). Every cell
-is a command of the project with a JSON of its own under --work: what is there is not done again, and
-what was stopped goes on. `--data` is a folder with `splits/combined9` (lists as UCF101's), and
-`ut_interaction_background`, unlabelled clips `set1_seqNN_...` of which a split's pre-training takes
+weights and the mean-frame floor (1-NN by correlation on the mean of 10 frames at 32 x 32 px). Frozen, an
+encoder sees frames as it was trained: squashed (released, paper) or their central square (small), so
+random weights stand there under both; fine-tuning squashes in every row. Every cell is a command of the
+project with a JSON of its own under --work: what is there is not done again, what was stopped goes on,
+what other settings made is refused. `--data` is a folder with `splits/combined9` (lists as UCF101's),
+and `ut_interaction_background`, unlabelled clips `set1_seqNN_...` of which a split's pre-training takes
 those of its training sequences. Without --data it runs on clips it makes itself, which shows only that
 it runs.
 """
@@ -54,6 +56,19 @@ class Work:
         print("$ " + " ".join(line[1:]), flush=True)
         subprocess.run(line, cwd=harness.ROOT, check=True)
 
+    def claim(self, cell: str, *command: str) -> None:
+        """Notes the command that makes a cell; SystemExit where the cell is of another command."""
+        path = self.path("commands", f"{cell}.txt")
+        text = "\n".join(command).replace(self._root, "WORK").replace(harness.ROOT, "ROOT")
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "a+", encoding="utf-8") as file:
+            file.seek(0)
+            found = file.read()
+            if not found:
+                file.write(text)
+            elif found != text:
+                raise SystemExit(f"error: {path} says other settings: take another --work")
+
     def make_shards(
         self, data: str, split_dir: str, split: int, more_test_lists: tuple[str, ...] = ()
     ) -> None:
@@ -95,35 +110,41 @@ class Work:
         ]  # fmt: skip
         if recipe != "small":  # the recipe that was made for this much data has a K of its own
             flags.append(f"--num_negatives={self._arguments.num_negatives}")
-        if self._arguments.quick:
+        if not self._arguments.data:  # there are fewer clips than that
             flags.append("--num_negatives=8")
+        self.claim(f"train-{recipe}-split{split}-seed{seed}", *flags)
         self.run("train", *flags)
         return workdir
 
-    def evaluate(self, name: str, encoder: str, split: int) -> None:
-        """Frozen features of an encoder under kNN, linear probe and retrieval."""
+    def evaluate(self, name: str, encoder: str, split: int, *, resize_mode: str = "squash") -> None:
+        """Frozen features of an encoder under kNN, linear probe and retrieval.
+
+        `resize_mode` is that of random weights: an encoder has its own.
+        """
         output = self.path("scores", f"{name}.json")
-        if os.path.exists(output):
-            return
-        self.run(
-            "evaluate", f"--encoder={encoder}", *self._both(split), f"--output={output}",
+        flags = (
+            f"--encoder={encoder}", *self._both(split), f"--output={output}",
             "--protocol=knn,linear,retrieval,coherence",
-            f"--image_size={self._arguments.image_size}", "--resize_mode=squash",
+            f"--image_size={self._arguments.image_size}", f"--resize_mode={resize_mode}",
         )  # fmt: skip
+        self.claim(f"evaluate-{name}", *flags)
+        if not os.path.exists(output):
+            self.run("evaluate", *flags)
 
     def finetune(self, name: str, encoder: str, split: int, seed: int) -> None:
         """Fine-tunes an encoder, or from scratch."""
         workdir = self.path("finetune", name)
-        if os.path.exists(os.path.join(workdir, "results.json")):
-            return
         epochs = self._arguments.finetune_epochs
-        self.run(
-            "finetune", f"--encoder={encoder}", *self._both(split), f"--workdir={workdir}",
+        flags = (
+            f"--encoder={encoder}", *self._both(split), f"--workdir={workdir}",
             f"--seed={seed}", f"--epochs={epochs}", f"--decay_epochs={max(1, 3 * epochs // 4)}",
             f"--learning_rate={self._arguments.finetune_rate}",
             f"--batch_size={self._arguments.batch_size}",
             f"--image_size={self._arguments.image_size}", "--resize_mode=squash",
         )  # fmt: skip
+        self.claim(f"finetune-{name}", *flags)
+        if not os.path.exists(os.path.join(workdir, "results.json")):
+            self.run("finetune", *flags)
 
     def _both(self, split):
         return [f"--{side}={self.path('shards', f'{side}{split}')}" for side in ("train", "test")]
@@ -199,6 +220,7 @@ def compare(work: Work, arguments, splits, seeds) -> dict[str, float]:
     means: dict = {}
     for split in splits:
         work.evaluate(f"random-split{split}", "none", split)
+        work.evaluate(f"random-crop-split{split}", "none", split, resize_mode="crop")
         work.mean_frame_floor(split)
         for seed in seeds:
             work.finetune(f"scratch-split{split}-seed{seed}", "none", split, seed)
@@ -211,13 +233,13 @@ def compare(work: Work, arguments, splits, seeds) -> dict[str, float]:
     for dataset in datasets:
         floor = [work.mean_frame_floor(split)[dataset] for split in splits]
         rows = [("mean frame, 1-NN", _shown(floor), *[""] * (len(COLUMNS) - 1))]
-        for run in ("random", "scratch", *arguments.recipes.split(",")):
+        for run in ("random", "random-crop", "scratch", *arguments.recipes.split(",")):
             cells = []
             for column in COLUMNS:
                 names = [
-                    f"{run}-split{split}" + (f"-seed{seed}" if run != "random" else "")
+                    f"{run}-split{split}" + ("" if "random" in run else f"-seed{seed}")
                     for split in splits
-                    for seed in (seeds if run != "random" else seeds[:1])
+                    for seed in (seeds[:1] if "random" in run else seeds)
                 ]
                 found = [work.figure(column, name, dataset) for name in names]
                 cells.append(_shown(found))
@@ -278,7 +300,8 @@ def main() -> None:
     recipe = arguments.recipes.split(",")[-1]
     goals = {
         f"{part}, {recipe}, {column}": max(
-            figures.get(f"{part}, {other}, {column}", 0.0) for other in ("random", "scratch")
+            figures.get(f"{part}, {other}, {column}", 0.0)
+            for other in ("random", "random-crop", "scratch")
         )
         for column in ("kNN", "linear", "fine-tuned")
     }

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/sweep_small.py --data=DIR --work=DIR
 
-It chose `experiments/pretrain_small.flags`. Test videos are not looked at: of split 1's training list
+`experiments/pretrain_small.flags` is its base. Test videos are not looked at: of split 1's training list
 every fourth group is held out, the rest pre-trains and votes. Each cell is a run of `train` and one of
 `evaluate` with its JSON under --work; what is there is not done again, and what was stopped goes on.
 `--variants` takes some of the names of the table. Without --data it runs on clips it makes itself,
@@ -96,9 +96,13 @@ def pretrain(work: Work, arguments, name: str) -> str:
     }  # fmt: skip
     if changes is not None:
         settings |= BASE | changes
+        if not arguments.data:  # a handful of clips
+            settings["num_negatives"] = arguments.num_negatives
         # The same number of samples, and of updates the more.
         settings["steps"] = arguments.steps * arguments.batch_size // settings["batch_size"]
-    work.run("train", *flags, *(f"--{flag}={value}" for flag, value in settings.items()))
+    flags += [f"--{flag}={value}" for flag, value in settings.items()]
+    work.claim(f"train-{name}", *flags)
+    work.run("train", *flags)
     return workdir
 
 
@@ -132,11 +136,13 @@ def main() -> None:
         hold_out(os.path.abspath(lists), work.path("lists"))
         test_list = os.path.join(os.path.abspath(lists), "testlist01.txt")
         work.make_shards(os.path.abspath(data), work.path("lists"), 1, (test_list,))
-        work.evaluate("random", "none", 1)
+        # All variants but the paper's and `squash` see the central square of a frame.
+        work.evaluate("random", "none", 1, resize_mode="crop")
+        work.evaluate("random_squash", "none", 1)
         rows, figures = [], {}
         names = [name for name in arguments.variants.split(";") if name]
-        for name in ["random", *names]:
-            if name != "random":
+        for name in ["random", "random squash", *names]:
+            if name in VARIANTS:
                 work.evaluate(name.replace(" ", "_"), pretrain(work, arguments, name), 1)
             with open(work.path("scores", f"{name.replace(' ', '_')}.json")) as file:
                 found = json.load(file)
