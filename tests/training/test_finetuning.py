@@ -11,7 +11,7 @@ import tensorflow as tf
 from tce_tf import compat, config, errors
 from tce_tf.data import shard_reader, video_frames
 from tce_tf.modeling import checkpoint_files, resnet
-from tce_tf.serving import encoder_module, export, loader
+from tce_tf.serving import encoder_module, export, loader, pretrained
 from tce_tf.training import finetuning
 
 ENCODER = encoder_module.EncoderConfig("resnet18", embedding_width=8, image_size=32)
@@ -87,6 +87,19 @@ def test_from_encoder_to_results_and_export(settings, encoder, tmp_path):
     best = min(step for step, top1 in scored.items() if top1 == max(scored.values()))
     assert saved["best"]["step"] == best and saved["best"]["top1"] == scored[best]
     assert tf.io.gfile.exists(f"{settings.workdir}/{saved['best']['checkpoint']}.index")
+
+
+def test_results_name_the_weights_that_the_run_began_with(settings, tmp_path):
+    encoder = str(tmp_path / "encoder")
+    export.export_encoder(loader.build_encoder(ENCODER, seed=3), encoder)
+    settings = dataclasses.replace(settings, encoder=encoder, steps=1, test_frames=1)
+    begun = finetuning.finetune(settings).results["encoder_weights"]
+    assert begun == pretrained.digest(pretrained.read_backbone(encoder, ENCODER)[1])
+    export.export_encoder(loader.build_encoder(ENCODER, seed=4), encoder)
+    later = finetuning.finetune(dataclasses.replace(settings, steps=2)).results
+    assert later["step"] == 2 and later["encoder_weights"] == begun
+    other = dataclasses.replace(settings, workdir=str(tmp_path / "other"))
+    assert finetuning.finetune(other).results["encoder_weights"] not in (begun, None)
 
 
 def test_it_starts_from_the_encoder_and_scratch_does_not(settings, encoder):
