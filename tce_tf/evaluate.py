@@ -226,13 +226,14 @@ def _open(values: flags.FlagValues, split: str, needs_train: bool) -> tuple:
     paths = {
         name: values[name].value.replace(_SPLIT, split) for name in ("encoder", "train", "test")
     }
+    encoder = load_encoder(values, paths["encoder"], input_mode=values.input_mode)
     train, test = (
         shard_reader.ShardReader(config.split_paths(paths[name])) if wanted else None
         for name, wanted in (("train", needs_train), ("test", True))
     )
     if needs_train:
         protocols.check_labelled(train, test, is_quiet=True)  # evaluate says what is to be said
-    return paths, load_encoder(values, paths["encoder"], input_mode=values.input_mode), train, test
+    return paths, encoder, train, test
 
 
 def _protocols(text: str) -> tuple[str, ...]:
