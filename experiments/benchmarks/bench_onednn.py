@@ -34,9 +34,9 @@ def main() -> None:
     quick = harness.parser(__doc__).parse_args().quick
     sizes = dict(batch=4, image_size=32, num_videos=64, num_negatives=16)
     if not quick:
-        sizes = dict(batch=25, image_size=112, num_videos=9537, num_negatives=8192)
+        sizes = dict(batch=25, image_size=64, num_videos=9537, num_negatives=8192)
     seconds = {"1": [], "0": []}
-    for _ in range(1 if quick else 5):
+    for _ in range(1 if quick else 3):
         for setting, found in seconds.items():
             os.environ[VARIABLE] = setting  # the new process reads it
             found.append(harness.in_process(step_seconds, sizes, 2 if quick else 8).value)
