@@ -81,10 +81,11 @@ def _run(config, folders, train, test, strategy) -> FinetuneResult:
     described, resolved = (config.workdir, config, sum(folders, [])), dataclasses.asdict(settings)
     provenance.check_config(*described, resolved)
     start_step = setup.resume(store, config, last_step)
-    # Those the run began with: the encoder may have been trained on since.
-    begun = provenance.read_config(config.workdir)["resolved"] if start_step else {}
-    digest = None if weights is None else pretrained.digest(weights)
-    resolved["encoder_weights"] = begun.get("encoder_weights", digest)
+    if start_step:  # those the run began with: the encoder may have been trained on since
+        begun = provenance.read_config(config.workdir)["resolved"]
+        resolved["encoder_weights"] = begun.get("encoder_weights")
+    else:
+        resolved["encoder_weights"] = None if weights is None else pretrained.digest(weights)
     # Not before all has passed: a refused start must not claim the workdir.
     provenance.save_config(*described, resolved)
     logging.info(
