@@ -8,15 +8,18 @@ Videos of one group (one scene) are held out together: among near-copies the wea
 """
 
 import dataclasses
+import typing
 import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import threadpoolctl
 from absl import logging
-from sklearn import exceptions, linear_model, pipeline, preprocessing
 
 from tce_tf import errors
+
+if typing.TYPE_CHECKING:
+    from sklearn import pipeline
 
 # L2 weight against the mean loss of a video, strongest first.
 DECAYS = tuple(10.0**exponent for exponent in range(1, -6, -1))
@@ -40,7 +43,7 @@ class LinearProbe:
       num_held_out: how many those were.
     """
 
-    model: pipeline.Pipeline
+    model: "pipeline.Pipeline"
     solver: str
     decay: float
     held_out_top1: float
@@ -130,7 +133,10 @@ def choose_held_out(
     return chosen[group]
 
 
-def _fit(features, labels, solver, decay, seed) -> pipeline.Pipeline:
+def _fit(features, labels, solver, decay, seed) -> "pipeline.Pipeline":
+    # Imported here: it costs a second, and training, which imports the protocols, fits no probe.
+    from sklearn import exceptions, linear_model, pipeline, preprocessing
+
     if solver == "lbfgs":
         # C weighs the sum of the losses against half the squared weights, `decay` their mean.
         classifier = linear_model.LogisticRegression(C=1 / (decay * len(labels)), max_iter=1000)

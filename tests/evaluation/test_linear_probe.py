@@ -161,9 +161,7 @@ def test_what_cannot_be_fitted_is_refused(caplog, monkeypatch):
         )
     few_steps = linear_model.LogisticRegression
     monkeypatch.setattr(
-        linear_probe.linear_model,
-        "LogisticRegression",
-        lambda C, max_iter: few_steps(C=C, max_iter=2),
+        linear_model, "LogisticRegression", lambda C, max_iter: few_steps(C=C, max_iter=2)
     )
     with caplog.at_level("WARNING", logger="absl"):
         linear_probe.fit_linear_probe(*_problem()[:2])
