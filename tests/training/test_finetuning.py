@@ -17,6 +17,14 @@ from tce_tf.training import finetuning
 ENCODER = encoder_module.EncoderConfig("resnet18", embedding_width=8, image_size=32)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Two blocks: what goes on around the network is tested, and each run is traced anew."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
+        yield
+
+
 @pytest.fixture(scope="module", name="encoder")
 def _encoder(tmp_path_factory):
     folder = str(tmp_path_factory.mktemp("encoder"))
@@ -122,8 +130,7 @@ def test_it_starts_from_the_encoder_and_scratch_does_not(settings, encoder):
         pytest.param("mixed_float16", "off", 0.01, marks=pytest.mark.slow),
     ],
 )
-def test_other_precisions_train_like_float32(precision, jit, tolerance, settings, monkeypatch):
-    monkeypatch.setitem(resnet.STAGES, "resnet18", small_network.SMALL)
+def test_other_precisions_train_like_float32(precision, jit, tolerance, settings):
     settings = dataclasses.replace(settings, encoder="none", image_size=32)
     values = []
     for name, way in (("plain", {"jit": "off"}), ("way", {"precision": precision, "jit": jit})):
@@ -148,7 +155,7 @@ def test_a_resumed_run_equals_one_never_stopped(settings, mode):
     assert [line["loss"] for line in whole] == [line["loss"] for line in pieces]
     first = checkpoint(f"{settings.workdir}/checkpoints/ckpt-8")
     second = checkpoint(f"{parts.workdir}/checkpoints/ckpt-8")
-    assert first.keys() == second.keys() and len(first) > 150
+    assert first.keys() == second.keys() and len(first) > 40
     for name, value in first.items():
         np.testing.assert_array_equal(value, second[name], err_msg=name)
 
@@ -158,7 +165,7 @@ def test_a_linear_probe_moves_the_linear_layer_alone(settings, encoder):
     backbone, _ = encoder_module.build_layers(ENCODER)
     loader.restore_layers(f"{settings.workdir}/checkpoints/ckpt-4", backbone=backbone)
     expected, _ = loader.build_encoder(ENCODER, seed=3).layers
-    assert len(backbone.weights) == 100
+    assert len(backbone.weights) == 30
     for ours, theirs in zip(backbone.weights, expected.weights, strict=True):
         np.testing.assert_array_equal(compat.tf_variable(ours), compat.tf_variable(theirs))
 

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import small_network
 import tensorflow as tf
 
 from tce_tf.modeling import checkpoint_files
@@ -21,19 +22,14 @@ FLAGS = (
     "--image_size=32 --batch_size=8 --num_negatives=8 --epochs=3 --log_every=1 --checkpoint_every=3 "
     f"--learning_rate=0.001 --keep=2 --steps={STEPS}"
 ).split()
+# Two blocks for what stops anywhere: a start takes half as long. All of them for what takes long.
+SMALL = (small_network.__file__, "train")
+WHOLE = ("-m", "tce_tf.train")
 VARYING = ("frames_per_second", "input_wait_fraction")
 
 
-def start(data, workdir, *more):
-    command = [
-        sys.executable,
-        "-m",
-        "tce_tf.train",
-        f"--data={data}",
-        f"--workdir={workdir}",
-        *FLAGS,
-        *more,
-    ]
+def start(data, workdir, *more, program=SMALL):
+    command = [sys.executable, *program, f"--data={data}", f"--workdir={workdir}", *FLAGS, *more]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 
@@ -42,9 +38,9 @@ def logged_steps(workdir):
     return open(path, encoding="utf-8").read().count("\n") if os.path.exists(path) else 0
 
 
-def stop_at(data, workdir, step, number, *more):
+def stop_at(data, workdir, step, number, *more, program=SMALL):
     """Sends a signal when a step has been logged; returns the process's code and stderr."""
-    process = start(data, workdir, *more)
+    process = start(data, workdir, *more, program=program)
     deadline = time.monotonic() + 200
     while logged_steps(workdir) < step and process.poll() is None:
         assert time.monotonic() < deadline
@@ -53,9 +49,9 @@ def stop_at(data, workdir, step, number, *more):
     return process.wait(), process.stderr.read()
 
 
-def finish(data, workdir, *more, steps=STEPS):
+def finish(data, workdir, *more, steps=STEPS, program=SMALL):
     """Runs to the end; returns stderr, the lines of metrics.jsonl and every tensor of the end."""
-    process = start(data, workdir, *more)
+    process = start(data, workdir, *more, program=program)
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     with open(os.path.join(workdir, "metrics.jsonl"), encoding="utf-8") as file:
@@ -74,7 +70,7 @@ def finish(data, workdir, *more, steps=STEPS):
 def assert_same(run, other, steps=STEPS):
     assert run[1] == other[1]
     assert [line["step"] for line in run[1]] == list(range(1, steps + 1))
-    assert run[2].keys() == other[2].keys() and len(run[2]) > 100
+    assert run[2].keys() == other[2].keys() and len(run[2]) > 40
     assert any("bank/embeddings" in name for name in run[2])
     for name, value in run[2].items():
         assert np.asarray(value).tobytes() == np.asarray(other[2][name]).tobytes(), name
@@ -107,8 +103,8 @@ def test_terminated_and_killed_it_ends_as_if_it_had_not_been(whole, synthetic_sh
 def test_a_run_of_hundreds_of_steps_repeats_killed_or_not(synthetic_shards, tmp_path):
     data, runs = synthetic_shards["train"], [str(tmp_path / name) for name in "abc"]
     more = [f"--steps={MANY_STEPS}", f"--epochs={MANY_STEPS // 4}", "--checkpoint_every=50"]
-    stop_at(data, runs[2], 170, signal.SIGKILL, *more)
-    first, *others = [finish(data, run, *more, steps=MANY_STEPS) for run in runs]
+    stop_at(data, runs[2], 170, signal.SIGKILL, *more, program=WHOLE)
+    first, *others = [finish(data, run, *more, steps=MANY_STEPS, program=WHOLE) for run in runs]
     assert "resumed from step 150" in others[1][0]
     for other in others:
         assert_same(first, other, MANY_STEPS)
