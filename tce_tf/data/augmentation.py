@@ -4,6 +4,7 @@ Nothing here draws a random number, so the same batch gives the same views on ev
 of `training_views` compiles under XLA.
 """
 
+import functools
 from collections.abc import Mapping
 
 import numpy as np
@@ -41,9 +42,12 @@ def compile_training_views(*, image_size: int, jit_compile: bool = True):
     computed through the index arithmetic of margin, flip and rotation, at eight times the CPU time.
     Likewise images leave as rows: a loop over three channels is too short to vectorise.
     """
-    lay_out = tf.function(lambda batch: _lay_out_views(batch, image_size), jit_compile=jit_compile)
-    colour = tf.function(_colour_views, jit_compile=jit_compile)
-    return tf.function(lambda batch: _as_views(batch, colour(_with_margins(lay_out(batch)))))
+    compiled = functools.partial(tf.function, jit_compile=jit_compile, autograph=False)
+    lay_out = compiled(lambda batch: _lay_out_views(batch, image_size))
+    colour = compiled(_colour_views)
+    return tf.function(
+        lambda batch: _as_views(batch, colour(_with_margins(lay_out(batch)))), autograph=False
+    )
 
 
 def _lay_out_views(batch, image_size: int) -> dict[str, tuple]:

@@ -42,7 +42,9 @@ class Contrast:
             raise ValueError(f"unknown loss '{objective.loss}': choose nce or infonce")
         self.objective, self.bank, self.normalizer = objective, bank, normalizer
         self._parts, self._under_xla = parts, under_xla
-        self._loss_from_scores = tf.function(objective.compute_loss, jit_compile=jit or None)
+        self._loss_from_scores = tf.function(
+            objective.compute_loss, jit_compile=jit or None, autograph=False
+        )
 
     def __call__(
         self,

@@ -110,12 +110,12 @@ class EncoderModule(tf.Module):
         # The call returns features, which the projection does not touch.
         return backbone.trainable_weights
 
-    @tf.function(input_signature=[])
+    @tf.function(input_signature=[], autograph=False)
     def _weight_decay_loss(self):
         # Not tf.add_n, which refuses the empty list of a frozen export.
         return self.config.weight_decay * sum(tf.nn.l2_loss(w) for w in self.trainable_variables)
 
-    @tf.function
+    @tf.function(autograph=False)
     def __call__(self, images, training=False):
         """Images float32 [B, H, W, 3] in [0, 1], at their own size -> features float32 [B, F].
 
@@ -125,13 +125,17 @@ class EncoderModule(tf.Module):
         features = backbone(self._network_input(images), training=training)
         return self._called(tf.cast(features, tf.float32))
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="frames")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None, 3], tf.uint8, name="frames")],
+        autograph=False,
+    )
     def frames(self, frames):
         """Frames uint8 [B, H, W, 3] of any size -> `features` [B, F], `embeddings` [B, D]."""
         return self._encode(self._preprocess(frames))
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, name="clip")]
+        input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, name="clip")],
+        autograph=False,
     )
     def clip(self, clip):
         """Clips uint8 [B, T, H, W, 3] -> `features` averaged over T, `embeddings` too (unit norm)."""
@@ -139,7 +143,9 @@ class EncoderModule(tf.Module):
         outputs = self._encode(self._preprocess(_merge(clip)))
         return self._average(outputs, tf.shape(clip)[0], num_frames)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False
+    )
     def image_bytes(self, image_bytes):
         """JPEG or PNG files, string [B] -> `features` [B, F], `embeddings` [B, D].
 
@@ -205,14 +211,16 @@ class StackEncoderModule(EncoderModule):
     @tf.function(
         input_signature=[
             tf.TensorSpec([None, resnet.STACK_FRAMES, None, None, 3], tf.uint8, name="frames")
-        ]
+        ],
+        autograph=False,
     )
     def frames(self, frames):
         """Stacks uint8 [B, 6, H, W, 3] of any size -> `features` [B, F], `embeddings` [B, D]."""
         return self._encode(self._split(self._preprocess(_merge(frames))))
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, name="clip")]
+        input_signature=[tf.TensorSpec([None, None, None, None, 3], tf.uint8, name="clip")],
+        autograph=False,
     )
     def clip(self, clip):
         """Clips uint8 [B, T, H, W, 3], T >= 6, averaged over all T - 5 stacks in them."""
@@ -225,7 +233,8 @@ class StackEncoderModule(EncoderModule):
         return self._average(self._encode(_merge(stacks)), num_clips, num_stacks)
 
     @tf.function(
-        input_signature=[tf.TensorSpec([None, resnet.STACK_FRAMES], tf.string, name="image_bytes")]
+        input_signature=[tf.TensorSpec([None, resnet.STACK_FRAMES], tf.string, name="image_bytes")],
+        autograph=False,
     )
     def image_bytes(self, image_bytes):
         """Stacks of JPEG or PNG files, string [B, 6] -> `features` [B, F], `embeddings` [B, D]."""

@@ -18,7 +18,9 @@ def freeze(module: encoder_module.EncoderModule) -> encoder_module.EncoderModule
     """
     size = module.config.image_size
     spec = tf.TensorSpec([None, *module.image_shape[:-3], size, size, 3], tf.float32)
-    encode = tf.function(module._encode, input_signature=[spec]).get_concrete_function()
+    encode = tf.function(
+        module._encode, input_signature=[spec], autograph=False
+    ).get_concrete_function()
     constant = convert_to_constants.convert_variables_to_constants_v2(encode)
     names = sorted(encode.structured_outputs)  # the order of a function's flat outputs
 

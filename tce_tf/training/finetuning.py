@@ -139,6 +139,7 @@ def build_model(
             batch, image_size=settings.image_size, augment=config.augment
         ),
         jit_compile=jit_views,
+        autograph=False,
     )
     model = classifier.ActionClassifier(
         settings.backbone,

@@ -69,8 +69,12 @@ class Loop:
             logging.warning(
                 "--jit=on: of several replicas views and loss are compiled, the network not"
             )
-        self._network_step = tf.function(self._replicated_step, jit_compile=jit_network or None)
-        self._train_step = tf.function(self._watched_step)
+        # Without AutoGraph, here and below: what depends on a tensor is written as TensorFlow's own
+        # `cond` and `while_loop`, and rewriting all the Python of a step delays the first by seconds.
+        self._network_step = tf.function(
+            self._replicated_step, jit_compile=jit_network or None, autograph=False
+        )
+        self._train_step = tf.function(self._watched_step, autograph=False)
 
     def _replicated_step(self, batch):
         logs = self._strategy.run(self._model.train_step, args=(batch,))
