@@ -70,7 +70,9 @@ demo: $(READY)
 
 test: $(TEST_READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile
+	@# In the order of their names: by the number of tests, the files of few and long ones come last, and
+	@# one process waits for the other.
+	$(BIN)/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
 
 test-all: $(TEST_READY)
 	$(BIN)/ruff check .

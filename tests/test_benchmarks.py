@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -38,6 +40,33 @@ def test_help_says_what_is_measured(name):
         cwd=FOLDER.parent.parent, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0 and "--quick" in done.stdout, done.stderr
+
+
+def test_the_readmes_table_is_that_of_the_kept_cells(tmp_path):
+    work = tmp_path / "work"
+    shutil.copytree(FOLDER.parent / "results" / "real_video", work)
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "bench_real_video.py"), "--data=nowhere", f"--work={work}"],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+    def tables(text):
+        """Lines of the tables by what stands above each, without the padding of cells."""
+        found, title = {}, ""
+        for line in text.splitlines():
+            if line.startswith("|"):
+                found.setdefault(title, []).append(re.sub(r" *\| *", "|", re.sub("-+", "-", line)))
+            elif line:
+                title = line
+        return found
+
+    printed = tables(done.stdout)
+    in_readme = tables((FOLDER.parent.parent / "README.md").read_text(encoding="utf-8"))
+    titles = [title for title in printed if title.startswith(("ucf101: ", "ut_interaction: "))]
+    assert len(titles) == 2
+    for title in titles:
+        assert len(printed[title]) == 9 and in_readme[title] == printed[title]
 
 
 def test_contenders_take_turns_and_their_ratio_is_found():

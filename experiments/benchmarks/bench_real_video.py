@@ -4,14 +4,16 @@
 
 From videos to table in one go: shards of each split, pre-training by each recipe, frozen features under
 kNN, linear probe and retrieval, fine-tuning from each encoder and from scratch; beside them random
-weights and the mean-frame floor (1-NN by correlation on the mean of 10 frames at 32 x 32 px). Frozen, an
-encoder sees frames as it was trained: squashed (released, paper) or their central square (small), so
-random weights stand there under both; fine-tuning squashes in every row. Every cell is a command of the
-project with a JSON of its own under --work: what is there is not done again, what was stopped goes on,
-what other settings made is refused. `--data` is a folder with `splits/combined9` (lists as UCF101's),
-and `ut_interaction_background`, unlabelled clips `set1_seqNN_...` of which a split's pre-training takes
+weights and the floor of `mean_frame.py`. Frozen, an encoder sees frames as it was trained: squashed
+(released, paper) or their central square (small), so random weights stand there under both; fine-tuning
+squashes in every row. `--data` is a folder with `splits/combined9` (lists as UCF101's), and
+`ut_interaction_background`, unlabelled clips `set1_seqNN_...` of which a split's pre-training takes
 those of its training sequences. Without --data it runs on clips it makes itself, which shows only that
 it runs.
+
+Every cell is a command of the project with a JSON of its own under --work: what is there is not done
+again, what was stopped goes on, what other settings made is refused. The JSONs of the README's table
+are in experiments/results/real_video; a copy of that as --work prints it, and goes on from there.
 """
 
 import glob
@@ -23,6 +25,7 @@ import sys
 import tempfile
 
 import harness  # isort: skip -- makes tce_tf importable
+import mean_frame
 import numpy as np
 
 RECIPES = {
@@ -30,6 +33,12 @@ RECIPES = {
     "paper": "pretrain.flags",
     "small": "pretrain_small.flags",
 }
+# Rows below the floor; those of recipes are called by their flag files.
+ROWS = {
+    "random": "random weights, squashed",
+    "random-crop": "random weights, central square",
+    "scratch": "from scratch",
+} | {recipe: f"`{file}`" for recipe, file in RECIPES.items()}
 # The column's title -> where its figure stands: file, key of the whole, key in per_dataset.
 COLUMNS = {
     "kNN": ("scores", "knn.top1"),
@@ -55,6 +64,15 @@ class Work:
         line = [sys.executable, "-m", f"tce_tf.{command}", *flags]
         print("$ " + " ".join(line[1:]), flush=True)
         subprocess.run(line, cwd=harness.ROOT, check=True)
+
+    def result(self, kind: str, name: str) -> str:
+        """The JSON of a cell: kind `scores` or `finetune`."""
+        file = f"{name}.json" if kind == "scores" else os.path.join(name, "results.json")
+        return self.path(kind, file)
+
+    def has(self, *cells: tuple[str, str]) -> bool:
+        """Whether the JSONs of all these cells, (kind, name), are there."""
+        return all(os.path.exists(self.result(*cell)) for cell in cells)
 
     def claim(self, cell: str, *command: str) -> None:
         """Notes the command that makes a cell; SystemExit where the cell is of another command."""
@@ -96,14 +114,12 @@ class Work:
             )  # fmt: skip
 
     def pretrain(self, recipe: str, split: int, seed: int) -> str:
-        """Trains by a recipe at the common sizes; returns the workdir."""
-        workdir = self.path("runs", f"{recipe}-split{split}-seed{seed}")
-        background = self.path("shards", f"background{split}")
-        data = [self.path("shards", f"train{split}")]
-        data += [background] if os.path.exists(os.path.join(background, "manifest.json")) else []
+        """Trains by a recipe at the common sizes, unless all is known of it; returns the workdir."""
+        name = f"{recipe}-split{split}-seed{seed}"
+        workdir = self.path("runs", name)
+        flag_file = os.path.join(harness.ROOT, "experiments", RECIPES[recipe])
         flags = [
-            f"--flagfile={os.path.join(harness.ROOT, 'experiments', RECIPES[recipe])}",
-            f"--data={','.join(data)}", f"--workdir={workdir}", f"--seed={seed}",
+            f"--workdir={workdir}", f"--seed={seed}",
             f"--steps={self._arguments.steps}", f"--epochs={self._arguments.epochs}",
             f"--image_size={self._arguments.image_size}",
             f"--batch_size={self._arguments.batch_size}",
@@ -112,8 +128,13 @@ class Work:
             flags.append(f"--num_negatives={self._arguments.num_negatives}")
         if not self._arguments.data:  # there are fewer clips than that
             flags.append("--num_negatives=8")
-        self.claim(f"train-{recipe}-split{split}-seed{seed}", *flags)
-        self.run("train", *flags)
+        with open(flag_file, encoding="utf-8") as file:
+            recipe_flags = [line.strip() for line in file if line.startswith("--")]
+        self.claim(f"train-{name}", *recipe_flags, *flags)
+        if not self.has(("scores", name), ("finetune", name)):
+            data = [self.path("shards", f"{part}{split}") for part in ("train", "background")]
+            data = [folder for folder in data if os.path.exists(f"{folder}/manifest.json")]
+            self.run("train", f"--flagfile={flag_file}", f"--data={','.join(data)}", *flags)
         return workdir
 
     def evaluate(self, name: str, encoder: str, split: int, *, resize_mode: str = "squash") -> None:
@@ -121,14 +142,14 @@ class Work:
 
         `resize_mode` is that of random weights: an encoder has its own.
         """
-        output = self.path("scores", f"{name}.json")
+        output = self.result("scores", name)
         flags = (
             f"--encoder={encoder}", *self._both(split), f"--output={output}",
             "--protocol=knn,linear,retrieval,coherence",
             f"--image_size={self._arguments.image_size}", f"--resize_mode={resize_mode}",
         )  # fmt: skip
         self.claim(f"evaluate-{name}", *flags)
-        if not os.path.exists(output):
+        if not self.has(("scores", name)):
             self.run("evaluate", *flags)
 
     def finetune(self, name: str, encoder: str, split: int, seed: int) -> None:
@@ -143,7 +164,7 @@ class Work:
             f"--image_size={self._arguments.image_size}", "--resize_mode=squash",
         )  # fmt: skip
         self.claim(f"finetune-{name}", *flags)
-        if not os.path.exists(os.path.join(workdir, "results.json")):
+        if not self.has(("finetune", name)):
             self.run("finetune", *flags)
 
     def _both(self, split):
@@ -152,12 +173,9 @@ class Work:
     def figure(self, column: str, name: str, dataset: str) -> float:
         """A figure in percent: `all`, or that of a data set; nan where it was not made."""
         kind, key = COLUMNS[column]
-        path = self.path("scores", f"{name}.json")
-        if kind == "finetune":
-            path = self.path("finetune", name, "results.json")
-        if not os.path.exists(path):
+        if not self.has((kind, name)):
             return float("nan")
-        with open(path, encoding="utf-8") as file:
+        with open(self.result(kind, name), encoding="utf-8") as file:
             found = json.load(file)
         if dataset != "all":
             found = found["per_dataset"].get(dataset, {})
@@ -165,11 +183,11 @@ class Work:
 
     def mean_frame_floor(self, split: int) -> dict[str, float]:
         """Top-1 in percent of 1-NN on mean frames, of all test videos and by data set."""
-        path = self.path("scores", f"floor-split{split}.json")
+        path = self.result("scores", f"floor-split{split}")
         if not os.path.exists(path):
             os.makedirs(os.path.dirname(path), exist_ok=True)
             sides = [flag.split("=")[1] for flag in self._both(split)]
-            scores = harness.in_process(mean_frame_scores, *sides).value
+            scores = harness.in_process(mean_frame.scores, *sides).value
             with open(f"{path}.tmp", "w", encoding="utf-8") as file:
                 json.dump(scores, file)
             os.replace(f"{path}.tmp", path)
@@ -187,44 +205,29 @@ def background_of(data: str, test_lists: list[str]) -> list[str]:
     return [c for c in clips if re.match(r"set1_seq\d+", os.path.basename(c))[0] not in tested]
 
 
-def mean_frame_scores(train: str, test: str) -> dict[str, float]:
-    """1-NN by correlation on the mean of 10 frames at 32 x 32 px.
-
-    Of 16, 32 and 64 px, colour and grey, Euclidean, cosine and correlation the highest on split 1: a
-    floor that is easy to beat shows nothing.
-    """
-    import tensorflow as tf
-
-    from tce_tf.data import shard_reader, video_frames
-    from tce_tf.evaluation import protocols
-
-    def features(reader):
-        means = np.stack(
-            [
-                tf.reduce_mean(tf.image.resize(v["frames"], [32, 32], antialias=True), 0).numpy()
-                for v in video_frames.frames_dataset(reader, frames_per_video=10)
-            ]
-        ).reshape(len(reader.names), -1)
-        means -= means.mean(axis=1, keepdims=True)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-    readers = [shard_reader.ShardReader([folder]) for folder in (train, test)]
-    known, asked = map(features, readers)
-    right = readers[0].labels[(asked @ known.T).argmax(axis=1)] == readers[1].labels
-    parts = {"all": np.ones(len(right), bool)} | protocols.datasets(readers[1])
-    return {name: 100 * float(right[inside].mean()) for name, inside in parts.items()}
+def cells_of(split: int, recipes, seeds) -> list[tuple[str, str]]:
+    """Every cell of a split, as (kind, name)."""
+    runs = [f"{recipe}-split{split}-seed{seed}" for recipe in recipes for seed in seeds]
+    return [
+        *(("scores", f"{name}-split{split}") for name in ("random", "random-crop", "floor")),
+        *(("finetune", f"scratch-split{split}-seed{seed}") for seed in seeds),
+        *((kind, run) for run in runs for kind in ("scores", "finetune")),
+    ]
 
 
-def compare(work: Work, arguments, splits, seeds) -> dict[str, float]:
+def compare(work: Work, arguments, data, split_dir, splits, seeds) -> dict[str, float]:
     """Makes every cell and prints the tables; returns the figures the goals are about."""
     means: dict = {}
+    recipes = arguments.recipes.split(",")
     for split in splits:
+        if not work.has(*cells_of(split, recipes, seeds)):
+            work.make_shards(data, split_dir, split)
         work.evaluate(f"random-split{split}", "none", split)
         work.evaluate(f"random-crop-split{split}", "none", split, resize_mode="crop")
         work.mean_frame_floor(split)
         for seed in seeds:
             work.finetune(f"scratch-split{split}-seed{seed}", "none", split, seed)
-            for recipe in arguments.recipes.split(","):
+            for recipe in recipes:
                 name = f"{recipe}-split{split}-seed{seed}"
                 workdir = work.pretrain(recipe, split, seed)
                 work.evaluate(name, workdir, split)
@@ -232,8 +235,8 @@ def compare(work: Work, arguments, splits, seeds) -> dict[str, float]:
     datasets = list(work.mean_frame_floor(splits[0]))
     for dataset in datasets:
         floor = [work.mean_frame_floor(split)[dataset] for split in splits]
-        rows = [("mean frame, 1-NN", _shown(floor), *[""] * (len(COLUMNS) - 1))]
-        for run in ("random", "random-crop", "scratch", *arguments.recipes.split(",")):
+        rows = [("mean frame's pixels, 1-NN", _shown(floor), *[""] * (len(COLUMNS) - 1))]
+        for run in [*(row for row in ROWS if row not in RECIPES), *recipes]:
             cells = []
             for column in COLUMNS:
                 names = [
@@ -244,7 +247,7 @@ def compare(work: Work, arguments, splits, seeds) -> dict[str, float]:
                 found = [work.figure(column, name, dataset) for name in names]
                 cells.append(_shown(found))
                 means[f"{dataset}, {run}, {column}"] = float(np.mean(found))
-            rows.append((run, *cells))
+            rows.append((ROWS[run], *cells))
         means[f"{dataset}, mean frame"] = float(np.mean(floor))
         harness.print_table(
             ("top-1 %, mean (deviation)", *COLUMNS), rows,
@@ -293,9 +296,9 @@ def main() -> None:
             arguments.num_negatives = 16
         splits, seeds = ([int(n) for n in given.split(",")] for given in
                          (arguments.splits, arguments.seeds))  # fmt: skip
-        for split in splits:
-            work.make_shards(os.path.abspath(data), os.path.abspath(folder), split)
-        figures = compare(work, arguments, splits, seeds)
+        figures = compare(
+            work, arguments, os.path.abspath(data), os.path.abspath(folder), splits, seeds
+        )
     part = "ucf101" if any(name.startswith("ucf101,") for name in figures) else "all"
     recipe = arguments.recipes.split(",")[-1]
     goals = {
