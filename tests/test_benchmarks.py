@@ -57,7 +57,7 @@ def test_the_readmes_table_is_that_of_the_kept_cells(tmp_path):
         for line in text.splitlines():
             if line.startswith("|"):
                 found.setdefault(title, []).append(re.sub(r" *\| *", "|", re.sub("-+", "-", line)))
-            elif line:
+            elif line or title in found:  # a table ends with an empty line
                 title = line
         return found
 
